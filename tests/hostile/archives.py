@@ -304,7 +304,7 @@ class Target:
     def _check_layers(self) -> None:
         used = {digest[7:] for image in self.store.all() for digest in image.layers}
         there = {path.name for path in (self._root / "layers").iterdir()}
-        if there != used | {f"{name}.size" for name in used}:
+        if there != {f"{name}{end}" for name in used for end in ("", ".size", ".outline")}:
             raise Harm(f"the layers are {sorted(there)}, and the images have {sorted(used)}")
         left = list((self._root / "tmp").glob("*"))
         if left:

@@ -172,7 +172,7 @@ def test_what_a_registry_says_is_believed_no_more_than_an_archive(
     assert [image.tags for image in ImageStore(tmp_path / "images", time.time_ns).all()] == [
         ("127.0.0.1:5000/demo:good",)
     ]
-    assert len(left_over(tmp_path)) == 2
+    assert len(left_over(tmp_path)) == 3
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])

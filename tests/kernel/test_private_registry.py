@@ -44,6 +44,7 @@ import asyncio, json, subprocess, sys, time
 from pathlib import Path
 from weft.errors import WeftError
 from weft.model.registry import RegistryAuth
+from weft.runtime.image_exchange import StoreExchange
 from weft.runtime.images import ImageStore
 
 root = Path(sys.argv[1])
@@ -80,6 +81,32 @@ async def seen_in_commands(pulling):
     return await task, seen, looked
 
 
+async def pushed(store, name, tag, auth=None):
+    steps = StoreExchange(store).push(name, tag, auth)
+    return [[step.layer, step.text] async for step in steps]
+
+
+async def pushes(store, said):
+    """A new image under two tags of a repository that the registry does not have yet."""
+    name = f"{registry}/team/new"
+    for tag in ("1", "2"):
+        await store.tag(image, f"{name}:{tag}")
+    said["push_absent"] = await tried(pushed(store, name, "9", right))
+    said["push_no_auth"] = await tried(pushed(store, name, "1"))
+    said["push_wrong"] = await tried(pushed(store, name, "1", wrong))
+    pushing = pushed(store, name, "1", right)
+    (said["push"], said["push_seen"], said["push_looked"]) = await seen_in_commands(pushing)
+    said["push_all"] = await pushed(store, name, "", right)
+    found = store.find(f"{name}:1")
+    said["pushed_digest"] = (await store.distribution(f"{name}:2", right)).digest
+    said["id"], said["digests"], said["layers"] = found.id, found.digests, found.layers
+    other = ImageStore(root / "other", time.time_ns)
+    async for line in other.pull(f"{name}@{said['pushed_digest']}", right):
+        pass
+    said["pulled_ids"] = [one.id for one in other.all()]
+    said["left"] = [str(path) for path in (root / "images" / "tmp").iterdir()]
+
+
 async def main():
     store = ImageStore(root / "images", time.time_ns)
     said = {}
@@ -98,6 +125,7 @@ async def main():
     said["digest"], said["platforms"] = found.digest, found.platforms
     said["no_digest"] = await tried(store.distribution(image))
     (said["pull"], said["seen"], said["looked"]) = await seen_in_commands(pulled(store, right))
+    await pushes(store, said)
     print(json.dumps(said))
 asyncio.run(main())
 '''
@@ -174,10 +202,35 @@ def test_an_image_is_pulled_with_the_password_alone(said: tuple[Path, dict[str, 
     assert answers["platforms"] == [["amd64", "linux", ""]]
 
 
+def test_an_image_is_pushed_with_the_password_alone(said: tuple[Path, dict[str, Any]]) -> None:
+    answers = said[1]
+    denied = "Unauthorized: denied: requested access to the resource is denied"
+    assert (answers["push_no_auth"], answers["push_wrong"]) == (denied, denied)
+    assert answers["push_absent"] == (
+        f"NotFound: An image does not exist locally with the tag: {REGISTRY}/team/new"
+    )
+    digest, layer = answers["pushed_digest"], answers["layers"][0]
+    refers = ["", f"The push refers to repository [{REGISTRY}/team/new]"]
+    assert [(one, text) for one, text in answers["push"] if one] == [
+        (layer, "Preparing"), (layer, "Pushed"),
+    ]  # fmt: skip
+    assert answers["push"][0] == answers["push_all"][0] == refers
+    assert answers["push"][-1][1].startswith(f"1: digest: {digest} size: ")
+    texts = [text.partition(" size")[0] for _, text in answers["push_all"]]
+    assert texts[1:] == [
+        "Preparing", "Pushed", f"1: digest: {digest}",
+        "Preparing", "Pushed", f"2: digest: {digest}",
+    ]  # fmt: skip
+    assert f"{REGISTRY}/team/new@{digest}" in answers["digests"]
+    assert answers["pulled_ids"] == [answers["id"]]
+    assert answers["left"] == []
+
+
 def test_the_password_is_in_no_file_and_in_no_command(said: tuple[Path, dict[str, Any]]) -> None:
     root, answers = said
-    assert answers["looked"] > 0, "no skopeo was seen"
-    assert answers["seen"] == 0
+    for looked, seen in (("looked", "seen"), ("push_looked", "push_seen")):
+        assert answers[looked] > 0, "no skopeo was seen"
+        assert answers[seen] == 0
     for path in (root / "images").rglob("*"):
         if path.is_file():
             assert PASSWORD.encode() not in path.read_bytes(), path

@@ -23,6 +23,9 @@ DEADLINE = 60
 class ApiDaemon:
     """A server on an event loop of its own, in a thread."""
 
+    real_images = False
+    """Whether the node keeps images on its disk, as a host does."""
+
     def __init__(
         self, new_loop: Callable[[], asyncio.AbstractEventLoop], hostname: str = "node1"
     ) -> None:
@@ -47,7 +50,9 @@ class ApiDaemon:
 
     async def _serve(self) -> None:
         while True:
-            self.node = WholeNode(Path(self._disk.name), self._hostname)
+            self.node = WholeNode(
+                Path(self._disk.name), self._hostname, real_images=self.real_images
+            )
             if self._again:
                 await self.node.resume()
             self._again = False

@@ -33,6 +33,8 @@ from weft.model.state import KINDS, ClusterState
 from weft.model.task import Task, TaskState
 from weft.runtime.base import Images
 from weft.runtime.fake_processes import ProcessRuntime
+from weft.runtime.image_exchange import StoreExchange
+from weft.runtime.images import ImageStore
 
 _HOSTS = itertools.count(2)
 
@@ -48,16 +50,20 @@ class WholeNode(HostNode):
         labels: Mapping[str, str] = MappingProxyType({}),
         routes: Sequence[IPv4Network] = (),
         runtime: Callable[[Images], ProcessRuntime] = ProcessRuntime,
+        real_images: bool = False,
     ) -> None:
-        """`directory`: the host's disk. `labels`: the engine's. `routes`: the host's."""
+        """`directory`: the host's disk. `labels`: the engine's. `routes`: the host's.
+        `real_images`: keeps images on the disk, as a host does, in place of `FakeImages`."""
         self.address = _own_address()
+        store = ImageStore(directory / "images", time.time_ns)
         self.image_store = FakeImages()
-        self.processes = runtime(self.image_store)
+        images: Images = store if real_images else self.image_store
+        self.processes = runtime(images)
         info = host_info(hostname, directory, labels)
         environment = NodeEnvironment(
             data=directory / "swarm",
             run=directory / "run",
-            engine=engine_on_fakes(info.engine_id, self.processes, self.image_store),
+            engine=engine_on_fakes(info.engine_id, self.processes, images),
             facts=lambda node, address: NodeFacts(
                 node=node,
                 data_path_address=address,
@@ -67,7 +73,8 @@ class WholeNode(HostNode):
             host=HostAdapters(description=lambda: describe(info), routes=lambda: routes),
         )
         self.files = FakeInside(self.processes)
-        super().__init__(info, environment, self._choose_own, self.files)
+        exchange = StoreExchange(store)
+        super().__init__(info, environment, self._choose_own, self.files, exchange)
 
     def _choose_own(self, listen: str, advertise: str, data_path: str) -> Addresses:
         return Addresses(f"{self.address}:{SESSION_PORT}", self.address, self.address)

@@ -26,7 +26,7 @@ from weft.model.secret import DataKind, DataSpec
 from weft.model.service import ServiceSpec
 from weft.model.state import ClusterState
 from weft.model.volume import Volume
-from weft.runtime.base import Images, Inside, Runtime
+from weft.runtime.base import ImageExchange, Images, Inside, Runtime
 
 
 class Swarm(Protocol):
@@ -195,6 +195,9 @@ class Node(Protocol):
 
     @property
     def images(self) -> Images: ...
+
+    @property
+    def image_exchange(self) -> ImageExchange: ...
 
     @property
     def volumes(self) -> Volumes: ...

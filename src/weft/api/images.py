@@ -1,4 +1,4 @@
-"""Images of this node: list, inspect, pull, load, tag, remove."""
+"""Images of this node: list, inspect, pull, load, import, tag, remove."""
 
 import asyncio
 from collections import Counter
@@ -12,13 +12,15 @@ from weft.api import filters, registry_auth
 from weft.api.call import Call, answer, nothing
 from weft.api.filters import boolean, label_matches, reference_test
 from weft.api.listing import answer_list
+from weft.api.platforms import check_native, check_platform
 from weft.api.schema.common import encode, now, parse_until
 from weft.api.schema.image import distribution_json, image_json, image_summary_json, shared_sizes
 from weft.api.streams import streamed
 from weft.api.versions import image_answer, image_summary_answer
 from weft.errors import Conflict, InvalidArgument, NotFound, OperationFailed, Unsupported, clip
 from weft.model import references
-from weft.model.container import Image
+from weft.model.container import Image, ImageConfig, NewImage
+from weft.model.image_changes import changed
 from weft.model.meta import Nanoseconds
 from weft.runtime.base import Images
 
@@ -29,14 +31,6 @@ DELETED = "Deleted"
 REGISTRY_PATIENCE = 10.0
 """Seconds that a registry has to say what it has under a name. The docker command asks before it
 creates a service, and goes on without an answer."""
-
-
-class Platform(msgspec.Struct, frozen=True):
-    """A platform in OCI's terms."""
-
-    architecture: str = ""
-    os: str = ""
-    variant: str = ""
 
 
 async def listing(call: Call) -> web.Response:
@@ -122,36 +116,27 @@ async def inspect(call: Call) -> web.Response:
             raise InvalidArgument(
                 "conflicting options: manifests and platform options cannot both be set"
             )
-        _check_platform(image, call.id, call.query("platform"))
+        check_platform(image, call.id, call.query("platform"))
     return answer(image_answer(image_json(image), call.api_version))
 
 
-def _check_platform(image: Image, reference: str, text: str) -> None:
-    """A host has one variant of an image. Raises `NotFound` if the image is not for the requested
-    platform."""
-    try:
-        wanted = msgspec.json.decode(text, type=Platform)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"failed to parse platform: {clip(str(error))}") from error
-    if (wanted.os, wanted.architecture) != (image.os, image.architecture):
-        shown = f"{wanted.os}/{wanted.architecture}{'/' if wanted.variant else ''}{wanted.variant}"
-        raise NotFound(
-            f"image with reference {reference} was found but does not provide the specified"
-            f" platform ({clip(shown)})"
-        )
-
-
 async def tag(call: Call) -> web.Response:
+    await call.node.images.tag(call.id, new_tag(call))
+    return nothing(201)
+
+
+def new_tag(call: Call) -> str:
+    """`name:tag` of the parameters `repo` and `tag`. Raises `InvalidArgument`."""
     name = call.query("repo")
     if not name:
         raise InvalidArgument("invalid repo: it is empty")
     new = f"{name}:{call.query('tag')}" if call.query("tag") else name
     if name.rpartition("/")[2] == "sha256":
         raise InvalidArgument("refusing to create an ambiguous tag using digest algorithm as name")
-    if references.parse(new)[2]:
+    familiar, tag, digest = references.parse(new)
+    if digest:
         raise InvalidArgument("refusing to create a tag with a digest reference")
-    await call.node.images.tag(call.id, new)
-    return nothing(201)
+    return f"{familiar}:{tag}"
 
 
 async def remove(call: Call) -> web.Response:
@@ -203,20 +188,36 @@ def _prunable(wanted: filters.Filters, moment: Nanoseconds) -> filters.Test[Imag
 
 async def pull(call: Call) -> web.StreamResponse:
     """Sends progress line by line; an error after the first line is a line as well."""
-    auth = registry_auth.given(call.request)
     if call.query("fromSrc"):
-        raise Unsupported(
-            "importing an image from a file system archive (fromSrc) is not supported by Weft: use"
-            " load"
-        )
-    if call.query("platform"):
-        raise Unsupported("choosing a platform (platform) is not supported by Weft")
+        return await import_image(call)
+    auth = registry_auth.given(call.request)
+    check_native(call)
     name, wanted = call.query("fromImage"), call.query("tag")
     if not wanted and not _says_version(name):
         raise Unsupported(f"pulling all tags of {name} is not supported by Weft: name a tag")
     reference = f"{name}{'@' if wanted.startswith('sha256:') else ':'}{wanted}" if wanted else name
     references.parse(reference)
     return await _progress(call, call.node.images.pull(reference, auth))
+
+
+async def import_image(call: Call) -> web.Response:
+    """`docker import`: an image of one layer, from a tar in the request's body."""
+    if call.query("fromSrc") != "-":
+        raise Unsupported(
+            "importing an image from a URL (fromSrc) is not supported by Weft: fetch the file, and"
+            " import that"
+        )
+    check_native(call)
+    new = NewImage(
+        task="import image",
+        config=changed(ImageConfig(), call.request.query.getall("changes", [])),
+        comment=call.query("message") or "Imported from -",
+        name=new_tag(call) if call.query("repo") else "",
+    )
+
+    content = call.request.content.iter_chunked(256 * 1024)
+    image = await call.node.image_exchange.make(new, content)
+    return web.Response(body=encode({"status": image.id}), content_type="application/json")
 
 
 def _says_version(name: str) -> bool:
@@ -239,8 +240,7 @@ def _fetching_failed(text: str) -> bytes:
 
 async def load(call: Call) -> web.Response:
     """Streams the archive to the store, and never holds it whole in memory."""
-    if call.query("platform"):
-        raise Unsupported("choosing a platform (platform) is not supported by Weft")
+    check_native(call)
     loaded = await call.node.images.load(call.request.content.iter_chunked(256 * 1024))
     lines = [
         encode({"stream": f"Loaded image{' ID' if name.startswith('sha256:') else ''}: {name}\n"})

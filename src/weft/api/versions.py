@@ -31,8 +31,12 @@ PARAMETERS: Mapping[str, Mapping[str, Version]] = {
     "/containers/{id}/wait": {"condition": (1, 30)},
     "/images/create": {"platform": (1, 32)},
     "/images/json": {"shared-size": (1, 42), "manifests": (1, 47)},
+    "/images/get": {"platform": (1, 48)},
     "/images/load": {"platform": (1, 48)},
     "/images/{id}": {"platforms": (1, 50)},
+    "/images/{id}/get": {"platform": (1, 48)},
+    "/images/{id}/history": {"platform": (1, 48)},
+    "/images/{id}/push": {"platform": (1, 46)},
     "/images/{id}/json": {"manifests": (1, 48), "platform": (1, 49)},
     "/services": {"status": (1, 41)},
 }

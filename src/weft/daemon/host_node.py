@@ -16,6 +16,7 @@ from weft.api.backend import Swarm
 from weft.daemon.environment import NodeEnvironment
 from weft.daemon.recovery import forget
 from weft.daemon.swarm_node import JOIN_PATIENCE, STILL_JOINING, SwarmNode
+from weft.engine.image_exchange import RecordedExchange
 from weft.engine.networking import Networking
 from weft.errors import Conflict, Damaged, FailedPrecondition, Unavailable
 from weft.linux.host import Addresses
@@ -27,7 +28,7 @@ from weft.model.local_network import LocalEndpoint, LocalNetwork
 from weft.model.membership import InitRequest, JoinRequest, Membership
 from weft.model.meta import Nanoseconds
 from weft.pki import unlock_key
-from weft.runtime.base import Inside
+from weft.runtime.base import ImageExchange, Inside
 from weft.session.node_lock import LOCKED
 from weft.store.etcd.base import NO_MAJORITY
 
@@ -78,9 +79,11 @@ class HostNode:
         environment: NodeEnvironment,
         choose_addresses: ChooseAddresses,
         inside: Inside,
+        exchange: ImageExchange,
     ) -> None:
         self.info = info
         self.engine = environment.engine
+        self.image_exchange = RecordedExchange(exchange, self.engine.images)
         self.containers = self.engine.runtime
         self.images = self.engine.images
         self.volumes = self.engine.volumes

@@ -52,6 +52,7 @@ from weft.network.flows import Stale
 from weft.network.kernel_state import HOST
 from weft.network.ownership import ESP_DEVICE, ESP_SANDBOX
 from weft.runtime.conmon import ConmonRuntime
+from weft.runtime.image_exchange import StoreExchange
 from weft.runtime.images import ImageStore
 from weft.runtime.inside import ConmonInside
 from weft.runtime.volumes import LocalVolumes
@@ -142,7 +143,8 @@ class WeftNode:
             warnings=(*info.warnings, *confiner.warnings),
         )
         inside = ConmonInside(self.containers, self._image_store, time.time_ns)
-        self.node = HostNode(info, environment, host.choose_addresses, inside)
+        exchange = StoreExchange(self._image_store)
+        self.node = HostNode(info, environment, host.choose_addresses, inside, exchange)
 
     async def open(self) -> None:
         self._volume_store.load()

@@ -48,38 +48,40 @@ class RecordedImages:
             if isinstance(lines, AsyncGenerator):
                 await lines.aclose()
         asked = name + (f":{tag}" if tag else "") + (f"@{digest}" if digest else "")
-        self._record("pull", asked, name, self._find(reference))
+        self.record("pull", asked, name, self.found(reference))
 
     async def load(self, archive: AsyncIterator[bytes]) -> list[str]:
         loaded = await self._images.load(archive)
         for image in {
-            image.id: image for image in map(self._find, loaded) if image is not None
+            image.id: image for image in map(self.found, loaded) if image is not None
         }.values():
-            self._record("load", image.id, image.id, image)
+            self.record("load", image.id, image.id, image)
         return loaded
 
     async def tag(self, reference: str, new: str) -> None:
         await self._images.tag(reference, new)
         image = self._images.find(new)
         name, tag, _ = references.parse(new)
-        self._record("tag", image.id, f"{name}:{tag}", image)
+        self.record("tag", image.id, f"{name}:{tag}", image)
 
     async def remove(self, reference: str, force: bool = False) -> list[tuple[str, str]]:
         image = self._images.find(reference)
         done = await self._images.remove(reference, force)
         for what, _ in done:
             if what == UNTAGGED:
-                self._record("untag", image.id, image.id, image)
+                self.record("untag", image.id, image.id, image)
         if (DELETED, image.id) in done:
-            self._record("delete", image.id, image.id, image)
+            self.record("delete", image.id, image.id, image)
         return done
 
-    def _find(self, reference: str) -> Image | None:
+    def found(self, reference: str) -> Image | None:
+        """None if there is no such image."""
         try:
             return self._images.find(reference)
         except NotFound:  # removed meanwhile
             return None
 
-    def _record(self, action: str, id: str, name: str, image: Image | None) -> None:
+    def record(self, action: str, id: str, name: str, image: Image | None) -> None:
+        """Makes an event."""
         labels = image.config.labels if image is not None else {}
         self._events.record("image", action, id, {**labels, "name": name})

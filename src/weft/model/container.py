@@ -56,12 +56,39 @@ class Image(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     config: ImageConfig = ImageConfig()
     layers: tuple[str, ...] = ()
     """Digests of the unpacked layers (diff ids), bottom first."""
+    document: bytes = b""
+    """The OCI image configuration as it was made: its digest is the image's id. Empty if the image
+    was taken in before Weft kept it."""
 
     def __post_init__(self) -> None:
         """Raises `ValueError` for a malformed digest, since digests become directory names."""
         for digest in (self.id, *self.layers):
             if not is_digest(digest):
                 raise ValueError(f"not a digest: {digest[:100]!r}")
+
+
+class HistoryStep(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of how an image was made."""
+
+    created: Nanoseconds = 0
+    """0 if it is not known."""
+    created_by: str = ""
+    comment: str = ""
+    has_layer: bool = True
+
+
+class NewImage(msgspec.Struct, frozen=True, kw_only=True):
+    """An image to be made of one layer, on top of another image's layers if there is one."""
+
+    task: str
+    """What is done, for errors: `import image`."""
+    base: Image | None = None
+    config: ImageConfig = ImageConfig()
+    author: str = ""
+    comment: str = ""
+    created_by: str = ""
+    name: str = ""
+    """`name:tag`; empty for none."""
 
 
 def is_digest(text: str) -> bool:

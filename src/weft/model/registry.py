@@ -83,6 +83,25 @@ class Distribution(msgspec.Struct, frozen=True, kw_only=True):
     """(architecture, operating system, variant) of each image."""
 
 
+class Pushed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a registry has of this host under a tag."""
+
+    tag: str
+    digest: str
+    size: int
+    """Bytes of the manifest."""
+
+
+class PushStep(msgspec.Struct, frozen=True):
+    """A line of progress while an image is sent to a registry."""
+
+    text: str
+    layer: str = ""
+    """Digest of the layer that the line is about."""
+    pushed: Pushed | None = None
+    """Of the line that ends a tag."""
+
+
 class RegistrySettings(msgspec.Struct, frozen=True, kw_only=True):
     """How this host talks to registries, as the daemon's configuration says."""
 

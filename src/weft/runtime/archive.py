@@ -112,7 +112,7 @@ def open_archive(path: Path, room: Room) -> Iterator[tuple[Blobs, list[ArchivedI
     `OSError`."""
     with ExitStack() as stack:
         try:
-            plain = _expanded(path, room)
+            plain = expanded(path, room)
             blobs = _Tar(stack.enter_context(plain.open("rb")), room)
             documents = _Documents(blobs)
             if blobs.has("manifest.json"):
@@ -152,7 +152,7 @@ def native_architecture() -> str:
     return {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
 
 
-def _expanded(path: Path, room: Room) -> Path:
+def expanded(path: Path, room: Room) -> Path:
     """The plain tar. Blobs are read in any order, which a compressed file does not support."""
     with path.open("rb") as stream:
         source = decompressed(stream)

@@ -9,11 +9,19 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from weft.model.container import Container, ContainerConfig, Image, LogLine, MemoryFile
+from weft.model.container import (
+    Container,
+    ContainerConfig,
+    HistoryStep,
+    Image,
+    LogLine,
+    MemoryFile,
+    NewImage,
+)
 from weft.model.ids import ContainerId
 from weft.model.inside import Change, PathStat, Usage
 from weft.model.meta import Nanoseconds
-from weft.model.registry import Distribution, RegistryAuth
+from weft.model.registry import Distribution, PushStep, RegistryAuth
 from weft.model.volume import Volume
 
 
@@ -244,4 +252,31 @@ class Images(Protocol):
     async def remove(self, reference: str, force: bool = False) -> list[tuple[str, str]]:
         """Returns what was done: ("Untagged", tag), ("Deleted", id). Raises `Conflict` if a
         container uses the image."""
+        ...
+
+
+class ImageExchange(Protocol):
+    """Images on their way out of this host, and new ones that are made here. What is given away is
+    what came, byte by byte: layers and configurations keep their digests."""
+
+    async def history(self, reference: str) -> list[tuple[HistoryStep, int]]:
+        """How the image was made, oldest step first, each with the bytes of its layer's files.
+        Raises `NotFound`, `OperationFailed`."""
+        ...
+
+    def save(self, references: Sequence[str]) -> AsyncGenerator[bytes, None]:
+        """A `docker save` archive, in pieces. Raises `NotFound` or, before the first piece as well
+        as later, `OperationFailed`; close it."""
+        ...
+
+    def push(
+        self, name: str, tag: str, auth: RegistryAuth | None
+    ) -> AsyncGenerator[PushStep, None]:
+        """Sends the image to its registry; without `tag`, all tags of that name. Raises `NotFound`,
+        `Unauthorized`, `OperationFailed`; close it."""
+        ...
+
+    async def make(self, new: NewImage, layer: AsyncIterator[bytes]) -> Image:
+        """`layer`: a tar, plain or compressed. Raises `InvalidArgument` if it is none, and
+        `OperationFailed`: `cannot <task>: <cause>`."""
         ...

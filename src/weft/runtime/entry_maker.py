@@ -109,6 +109,11 @@ class EntryMaker:
                 return  # the tree's own directory, which Docker ignores too
             self.place(self._enter(self._below(head)), name, entry)
 
+    def path_of(self, name: bytes) -> bytes:
+        """Path in the tree of an entry of the directory that was entered last."""
+        assert self._parent is not None
+        return self._parent.path + b"/" + name if self._parent.path else name
+
     def _below(self, path: bytes) -> bytes:
         return b"/".join(part for part in (self._base, path) if part)
 

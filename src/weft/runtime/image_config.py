@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from weft.model.addresses import Port, Protocol
-from weft.model.container import Image, ImageConfig, is_digest
+from weft.model.container import HistoryStep, Image, ImageConfig, is_digest
 from weft.model.health import HealthCheck
 from weft.model.meta import Nanoseconds
 from weft.runtime.logs import parse_timestamp
@@ -97,6 +97,17 @@ class _Document(msgspec.Struct, frozen=True):
     config: _Run | None = None
 
 
+class _Step(msgspec.Struct, frozen=True):
+    created: _Word | None = None
+    created_by: str | None = None
+    comment: str | None = None
+    empty_layer: bool = False
+
+
+class _Made(msgspec.Struct, frozen=True):
+    history: Annotated[list[_Step], Meta(max_length=_ITEMS_MAX)] | None = None
+
+
 def decode_document(name: str, raw: bytes, type_: type[T]) -> T:
     """Decodes JSON into a `type_`. Raises `Malformed` with the path of the field."""
     try:
@@ -120,7 +131,21 @@ def decode_image(name: str, raw: bytes) -> Image:
         config=_decode_run(name, document.config or _Run()),
         layers=tuple(document.rootfs.diff_ids or ()),
     )
-    return msgspec.convert(msgspec.to_builtins(image), Image)
+    checked = msgspec.convert(msgspec.to_builtins(image), Image)
+    return msgspec.structs.replace(checked, document=raw)
+
+
+def decode_history(name: str, raw: bytes) -> list[HistoryStep]:
+    """How the image was made, oldest step first. Raises `Malformed`."""
+    return [
+        HistoryStep(
+            created=_moment(name, step.created or ""),
+            created_by=step.created_by or "",
+            comment=step.comment or "",
+            has_layer=not step.empty_layer,
+        )
+        for step in decode_document(name, raw, _Made).history or ()
+    ]
 
 
 def _decode_run(name: str, run: _Run) -> ImageConfig:

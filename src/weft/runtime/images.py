@@ -10,8 +10,8 @@ decoded, and the layers are unpacked beside the existing ones. Then the layers a
 places and the index is written, once for all images of an archive. An error before that leaves
 nothing behind.
 
-Threads do all slow work. The store keeps only what is needed to run an image, so the original
-archive cannot be restored.
+Threads do all slow work. What a layer's archive has beside the content of its files is kept as well,
+and so is the image's configuration: `image_exchange.py` gives images back as they came.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ _UNPACKING = 2
 index."""
 
 
-class _Named(msgspec.Struct, frozen=True):
+class Named(msgspec.Struct, frozen=True):
     """An image with names to add to the names that it may have already."""
 
     image: Image
@@ -68,13 +68,13 @@ class ImageStore:
         """`shared`: a directory of layers that other stores use too, and that this store never
         cleans up. Raises `OperationFailed` if the directory cannot be made."""
         self._root = root
-        self._clock = clock
-        self._layers = LayerStore(shared if shared is not None else root / "layers")
+        self.clock = clock
+        self.layers = LayerStore(shared if shared is not None else root / "layers")
         self._owns_layers = shared is None
         self._registries = registries
-        self._registry = Registry(registries)
+        self.registry = Registry(registries)
         self._users: Callable[[str], list[ContainerId]] = lambda _: []
-        self._threads = Threads("images", _THREADS)
+        self.threads = Threads("images", _THREADS)
         self._unpacking = asyncio.Semaphore(_UNPACKING)
         self._changing = asyncio.Lock()
         """Held to change the index or the set of layers."""
@@ -92,9 +92,9 @@ class ImageStore:
                 f"cannot make directory {self._root}: {cause_of(error)}"
             ) from error
         left = list((self._root / "tmp").glob("*"))
-        left += self._layers.left_over() if self._owns_layers else []
+        left += self.layers.left_over() if self._owns_layers else []
         if left:
-            self._threads.begin(remove_all, left)  # slow, and not urgent
+            self.threads.begin(remove_all, left)  # slow, and not urgent
 
     def set_users(self, users: Callable[[str], list[ContainerId]]) -> None:
         self._users = users
@@ -103,7 +103,7 @@ class ImageStore:
         """Layers, bottom first. If an image has a layer twice only the upper copy counts: it hides
         everything that the lower copy could add, and overlayfs accepts no directory twice."""
         from_the_top = dict.fromkeys(reversed(image.layers))
-        return [self._layers.path(digest) for digest in reversed(from_the_top)]
+        return [self.layers.path(digest) for digest in reversed(from_the_top)]
 
     # finding
 
@@ -137,8 +137,8 @@ class ImageStore:
 
     async def layer_sizes(self) -> dict[str, int]:
         digests = {digest for image in self._images.values() for digest in image.layers}
-        return await self._threads.finish(
-            lambda: {digest: self._layers.size(digest) or 0 for digest in digests}
+        return await self.threads.finish(
+            lambda: {digest: self.layers.size(digest) or 0 for digest in digests}
         )
 
     # pulling and loading
@@ -147,12 +147,12 @@ class ImageStore:
         return await log_in(server, auth, self._registries)
 
     async def distribution(self, reference: str, auth: RegistryAuth | None = None) -> Distribution:
-        return await self._registry.distribution(*parse(reference), auth)
+        return await self.registry.distribution(*parse(reference), auth)
 
     async def pull(self, reference: str, auth: RegistryAuth | None = None) -> AsyncIterator[str]:
         name, tag, digest = parse(reference)
         path = qualified(name).partition("/")[2]
-        found = await self._registry.digest(name, tag, digest, auth)
+        found = await self.registry.digest(name, tag, digest, auth)
         yield f"{tag or digest}: Pulling from {path}"  # not before: an error has its own status
         yield f"Digest: {found}"
         text, whole = _text(name, tag, digest), f"{name}@{found}"
@@ -168,72 +168,78 @@ class ImageStore:
         returns."""
         async with self._changing:
             known = self._find_by(lambda image: whole in image.digests)
-            if known is None or not await self._threads.finish(self._has_layers, known):
+            if known is None or not await self.threads.finish(self._is_whole, known):
                 return False
-            await self._keep([_Named(known, tags, (whole,))])
+            await self._keep([Named(known, tags, (whole,))])
             return True
 
-    def _has_layers(self, image: Image) -> bool:
-        return all(self._layers.size(digest) is not None for digest in image.layers)
+    def _is_whole(self, image: Image) -> bool:
+        return bool(image.document) and all(map(self.layers.is_whole, image.layers))
 
     async def _fetch(
         self, name: str, text: str, tags: tuple[str, ...], whole: str, auth: RegistryAuth | None
     ) -> None:
-        async with self._temporary() as (directory, stop):
+        async with self.temporary() as (directory, stop):
             room = Room(directory, stop.is_set)
-            await self._registry.fetch(name, whole.rpartition("@")[2], directory, room, auth)
-            await self._take_in(stop, self._unpack_directory, directory, text, tags, whole)
+            await self.registry.fetch(name, whole.rpartition("@")[2], directory, room, auth)
+            await self.take_in(stop, self._unpack_directory, directory, text, tags, whole)
 
     async def load(self, archive: AsyncIterator[bytes]) -> list[str]:
-        async with self._temporary() as (directory, stop):
+        async with self.temporary() as (directory, stop):
             path = directory / "archive.tar"
-            await receive(archive, path, self._threads, stop, "load image")
-            added = await self._take_in(stop, self._unpack_archive, path, stop.is_set)
+            await receive(archive, path, self.threads, stop, "load image")
+            added = await self.take_in(stop, self._unpack_archive, path, stop.is_set)
         return [name for named in added for name in named.tags or (named.image.id,)]
 
-    async def _take_in(
+    async def take_in(
         self,
         stop: threading.Event,
-        unpack: Callable[Concatenate[Staging, P], list[_Named]],
+        unpack: Callable[Concatenate[Staging, P], list[Named]],
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> list[_Named]:
-        staging = Staging(self._layers, stop.is_set)
+    ) -> list[Named]:
+        staging = Staging(self.layers, stop.is_set)
         try:
             async with self._unpacking:
-                added = await self._threads.run(stop, unpack, staging, *args, **kwargs)
+                added = await self.threads.run(stop, unpack, staging, *args, **kwargs)
             async with self._changing:
                 await self._keep(added, staging)
         finally:
-            await self._threads.finish(staging.drop)
+            await self.threads.finish(staging.drop)
         return added
 
     # in a thread
 
     def _unpack_archive(
         self, staging: Staging, path: Path, stopped: Callable[[], bool]
-    ) -> list[_Named]:
+    ) -> list[Named]:
         try:
             with open_archive(path, Room(path.parent, stopped)) as (blobs, images):
-                return [_Named(_unpack(staging, blobs, image), image.tags) for image in images]
+                return [Named(_unpack(staging, blobs, image), image.tags) for image in images]
         except OSError as error:
             raise OperationFailed(f"cannot load image: {cause_of(error)}") from error
 
     def _unpack_directory(
         self, staging: Staging, path: Path, text: str, tags: tuple[str, ...], whole: str
-    ) -> list[_Named]:
+    ) -> list[Named]:
         try:
             blobs, image = open_directory(path, text)
-            return [_Named(_unpack(staging, blobs, image), tags, (whole,))]
+            return [Named(_unpack(staging, blobs, image), tags, (whole,))]
         except OSError as error:
             raise OperationFailed(f"cannot pull {text}: {cause_of(error)}") from error
 
     # names and removal
 
+    async def note_digest(self, image: Image, digest: str) -> None:
+        """`digest`: `name@sha256:…`, under which a registry has the image now."""
+        async with self._changing:
+            if image.id in self._images:
+                await self._keep([Named(image, (), (digest,))])
+
     async def tag(self, reference: str, new: str) -> None:
         name, tag, _ = parse(new)
         async with self._changing:
-            await self._keep([_Named(self.find(reference), (f"{name}:{tag}",))])
+            await self._keep([Named(self.find(reference), (f"{name}:{tag}",))])
 
     async def remove(self, reference: str, force: bool = False) -> list[tuple[str, str]]:
         async with self._changing:
@@ -246,8 +252,8 @@ class ImageStore:
             others = {id: other for id, other in self._images.items() if id != image.id}
             await self._write(others)
             unused = self._unused_layers(image)
-            trash = await self._threads.finish(self._layers.take_away, unused)
-        await self._threads.finish(remove_all, trash)
+            trash = await self.threads.finish(self.layers.take_away, unused)
+        await self.threads.finish(remove_all, trash)
         done += [("Untagged", digest) for digest in image.digests]
         return [*done, ("Deleted", image.id), *(("Deleted", digest) for digest in unused)]
 
@@ -283,15 +289,15 @@ class ImageStore:
 
     # changes, one at a time
 
-    async def _keep(self, added: Sequence[_Named], staging: Staging | None = None) -> None:
+    async def _keep(self, added: Sequence[Named], staging: Staging | None = None) -> None:
         """Images and names become visible when their layers are in their places and the index is on
         the disk."""
         images = _with_names(self._images, added)
-        await self._threads.finish(self._settle, images, added, staging)
+        await self.threads.finish(self._settle, images, added, staging)
         self._images = images
 
     def _settle(
-        self, images: Mapping[str, Image], added: Sequence[_Named], staging: Staging | None
+        self, images: Mapping[str, Image], added: Sequence[Named], staging: Staging | None
     ) -> None:
         """Runs in a thread."""
         if staging is None:
@@ -304,7 +310,7 @@ class ImageStore:
                 )
         try:
             staging.publish()
-            self._layers.sync()
+            self.layers.sync()
             self._index.write(images.values())
         except BaseException as error:
             staging.withdraw()
@@ -317,13 +323,13 @@ class ImageStore:
         meanwhile."""
         before, self._images = self._images, images
         try:
-            await self._threads.finish(self._index.write, images.values())
+            await self.threads.finish(self._index.write, images.values())
         except OperationFailed:
             self._images = before
             raise
 
     @asynccontextmanager
-    async def _temporary(self) -> AsyncIterator[tuple[Path, threading.Event]]:
+    async def temporary(self) -> AsyncIterator[tuple[Path, threading.Event]]:
         """A directory, and the event that tells the threads that use it to stop."""
         path = self._root / "tmp" / secrets.token_hex(8)
         try:
@@ -333,7 +339,7 @@ class ImageStore:
         try:
             yield path, threading.Event()
         finally:
-            await self._threads.finish(remove_all, (path,))
+            await self.threads.finish(remove_all, (path,))
 
 
 def _unpack(staging: Staging, blobs: Blobs, archived: ArchivedImage) -> Image:
@@ -347,7 +353,7 @@ def _unpack(staging: Staging, blobs: Blobs, archived: ArchivedImage) -> Image:
     return msgspec.structs.replace(image, size=size)
 
 
-def _with_names(images: Mapping[str, Image], added: Iterable[_Named]) -> dict[str, Image]:
+def _with_names(images: Mapping[str, Image], added: Iterable[Named]) -> dict[str, Image]:
     """A tag belongs to one image only: another image loses it."""
     result = dict(images)
     owners = {tag: id for id, image in images.items() for tag in image.tags}
@@ -360,6 +366,8 @@ def _with_names(images: Mapping[str, Image], added: Iterable[_Named]) -> dict[st
                 result[owner] = _with_tags(result[owner], left)
             owners[tag] = id
         image = result.get(id, named.image)
+        if not image.document:
+            image = msgspec.structs.replace(image, document=named.image.document)
         digests = tuple(dict.fromkeys((*image.digests, *named.digests)))
         image = _with_tags(image, tuple(dict.fromkeys((*image.tags, *named.tags))))
         result[id] = msgspec.structs.replace(image, digests=digests)

@@ -1,22 +1,24 @@
 """Image layers on disk: each is unpacked once, into a directory named by the digest of its plain
 tar.
 
-    <directory>/<digest>/       a complete layer
-    <directory>/<digest>.size   bytes of its files
-    <directory>/.<random>       a layer that is being unpacked or removed
+    <directory>/<digest>/         a complete layer
+    <directory>/<digest>.size     bytes of its files
+    <directory>/<digest>.outline  what its tar has beside the content of its files (`outline.py`)
+    <directory>/.<random>*        a layer that is being unpacked or removed
 
 A layer gets its name only when it is complete and its digest was right, so several daemons may
 share a directory of layers.
 """
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from weft.errors import InvalidArgument, OperationFailed, cause_of
 from weft.runtime.compression import Stream
 from weft.runtime.malformed import Malformed
+from weft.runtime.outline import archive, archive_size
 from weft.runtime.room import Room
 from weft.runtime.unpack import unpack
 from weft.system.files import make_directory, sync_file_system
@@ -42,9 +44,22 @@ class LayerStore:
         except (OSError, ValueError):
             return None
 
+    def is_whole(self, digest: str) -> bool:
+        """Whether the layer is here with its outline. Older versions of Weft wrote none."""
+        return self.size(digest) is not None and self._outline(digest).exists()
+
+    def archive_size(self, digest: str) -> int:
+        """Bytes of the layer's tar; 0 if it cannot be made again."""
+        return archive_size(self._outline(digest))
+
+    def archive(self, digest: str) -> Iterator[bytes]:
+        """The layer's tar, in pieces. Raises `OSError`, `OperationFailed`."""
+        return archive(digest, self._outline(digest), self.path(digest))
+
     def publish(self, digest: str, unpacked: Path, size: int) -> bool:
         """Moves a layer to its place; False if the layer is there already. Raises `OSError`."""
         self._size_file(digest).write_text(str(size))
+        outline_of(unpacked).replace(self._outline(digest))
         try:
             unpacked.rename(self.path(digest))
         except OSError:
@@ -63,6 +78,7 @@ class LayerStore:
                 self.path(digest).rename(trash)
                 gone.append(trash)
             self._size_file(digest).unlink(missing_ok=True)
+            self._outline(digest).unlink(missing_ok=True)
         return gone
 
     def sync(self) -> None:
@@ -70,7 +86,7 @@ class LayerStore:
         sync_file_system(self.directory)
 
     def left_over(self) -> list[Path]:
-        """Directories that a daemon left when it ended in the middle of its work."""
+        """What a daemon left when it ended in the middle of its work."""
         return list(self.directory.glob(".*"))
 
     def temporary(self) -> Path:
@@ -78,6 +94,13 @@ class LayerStore:
 
     def _size_file(self, digest: str) -> Path:
         return self.path(digest).with_suffix(".size")
+
+    def _outline(self, digest: str) -> Path:
+        return outline_of(self.path(digest))
+
+
+def outline_of(layer: Path) -> Path:
+    return layer.with_name(f"{layer.name}.outline")
 
 
 class Staging:
@@ -94,10 +117,11 @@ class Staging:
         """The layers that were not in their places before."""
 
     def size(self, digest: str) -> int | None:
-        """Bytes of a layer that is published or unpacked; None if it is neither."""
+        """Bytes of a layer that is published, with its outline, or unpacked; None if it is
+        neither."""
         if digest in self._unpacked:
             return self._unpacked[digest][1]
-        return self._layers.size(digest)
+        return self._layers.size(digest) if self._layers.is_whole(digest) else None
 
     def add(self, digest: str, blob: AbstractContextManager[Stream]) -> int:
         """Unpacks a layer's tar; returns the bytes of its files. `digest`: digest of the plain tar.
@@ -109,7 +133,7 @@ class Staging:
             make_directory(path, 0o755)
             self._unpacked[digest] = path, 0
             with blob as stream:
-                found, size = unpack(stream, path, self._room)
+                found, size = unpack(stream, path, outline_of(path), self._room)
             if found != digest:
                 raise Malformed(f"its digest is {found}")
         except Malformed as error:
@@ -134,11 +158,15 @@ class Staging:
 
     def drop(self) -> None:
         """Removes the layers that were not published."""
-        remove_all(path for path, _ in self._unpacked.values())
+        for path, _ in self._unpacked.values():
+            remove_all((path, outline_of(path)))
         self._unpacked.clear()
 
 
 def remove_all(trash: Iterable[Path]) -> None:
     for path in trash:
         with suppress(OSError):  # what stays is removed when the next daemon starts
-            remove_tree(path)
+            try:
+                remove_tree(path)
+            except NotADirectoryError:
+                path.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from weft.errors import NotFound, OperationFailed, WeftError
+from weft.errors import NotFound, OperationFailed, Unauthorized, WeftError
 from weft.model.references import qualified
 from weft.model.registry import HUB, USUAL, Distribution, RegistryAuth, RegistrySettings
 from weft.runtime.archive import native_architecture
@@ -26,8 +26,19 @@ _STEP = re.compile(
     r' MIME type for)[^:"]*(?:"[^"]*"|docker://\S+): |pinging container registry \S+: '
 )
 """What skopeo says of one of its own steps, in its own notation of names, before the cause."""
+_DENIED = re.compile(
+    r"denied|unauthorized|authentication required|name unknown|repository name not known"
+)
 _AUTH_FD, _CONF_FD = 3, 4
 """Descriptors of skopeo's files in memory."""
+
+
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
+    """What a registry has now."""
+
+    digest: str
+    size: int
+    """Bytes of the manifest."""
 
 
 class Registry:
@@ -87,6 +98,23 @@ class Registry:
         output = copying.result()
         if output.code != 0:
             raise translate_error(output.text, name, digest, auth)
+
+    async def send(
+        self, name: str, tag: str, directory: Path, auth: RegistryAuth | None = None
+    ) -> Sent:
+        """Sends the image in `directory`; skopeo compresses its layers, and does not say which the
+        registry had already. Raises `Unauthorized`,
+        `OperationFailed`."""
+        told = directory / "pushed-digest"
+        options = ["--quiet", "--digestfile", str(told), *self._tls("--dest-tls-verify", name)]
+        output = await self._run(
+            name, auth, "copy", *options, f"dir:{directory}", _source(name, tag, "")
+        )
+        if output.code != 0:
+            raise translate_push_error(output.text, name, tag, auth)
+        digest = told.read_text().strip()
+        manifest = await self._inspect(name, "", digest, auth, "--raw")
+        return Sent(digest=digest, size=len(manifest))
 
     async def _run(self, name: str, auth: RegistryAuth | None, command: str, *rest: str) -> Output:
         registry = qualified(name).partition("/")[0]
@@ -190,9 +218,7 @@ def translate_error(
         return NotFound(
             f"manifest for {name}{separator}{version} not found: manifest unknown: manifest unknown"
         )
-    if re.search(
-        r"denied|unauthorized|authentication required|name unknown|repository name not known", text
-    ):
+    if _DENIED.search(text):
         return NotFound(
             f"pull access denied for {name}, repository does not exist or may require 'docker"
             " login': denied: requested access to the resource is denied"
@@ -202,10 +228,23 @@ def translate_error(
             f"no matching manifest for linux/{native_architecture()} in the manifest list entries"
             f" of {name}{separator}{version}"
         )
+    return OperationFailed(f"cannot pull {name}{separator}{version}: {_reason(text, auth)}")
+
+
+def translate_push_error(
+    text: str, name: str, tag: str, auth: RegistryAuth | None = None
+) -> WeftError:
+    """`auth`: what the registry was shown. It may have repeated that."""
+    if _DENIED.search(text):
+        return Unauthorized("denied: requested access to the resource is denied")
+    return OperationFailed(f"cannot push {name}:{tag}: {_reason(text, auth)}")
+
+
+def _reason(text: str, auth: RegistryAuth | None) -> str:
+    """The cause, of what skopeo has printed."""
     line = text.rpartition("\n")[2]
     reason = (line.partition('msg="')[2] or line).rstrip('"').replace('\\"', '"')
     while (step := _STEP.match(reason)) is not None:
         reason = reason[step.end() :]
     reason = (auth.hidden_in(reason) if auth is not None else reason)[:_REASON_MAX]
-    reason = "".join(letter if letter.isprintable() else "?" for letter in reason)
-    return OperationFailed(f"cannot pull {name}{separator}{version}: {reason}")
+    return "".join(letter if letter.isprintable() else "?" for letter in reason)

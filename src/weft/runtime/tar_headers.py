@@ -1,4 +1,4 @@
-"""Writes the headers of a tar (POSIX pax) for files that `stat` has described."""
+"""Writes the headers of a tar (POSIX pax): for files that `stat` has described, and for plain ones."""
 
 import os
 import stat
@@ -35,6 +35,19 @@ def header(
 def hard_link(name: bytes, status: os.stat_result, target: bytes) -> bytes:
     """`target`: the name of an earlier entry."""
     return _bytes(_info(name, status, tarfile.LNKTYPE, target))
+
+
+def plain_file(name: str, size: int, mtime: int) -> bytes:
+    """A file of root's that everybody may read. `mtime`: seconds."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.mtime = size, 0o644, mtime
+    return _bytes(info)
+
+
+def plain_directory(name: str, mtime: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.mode, info.mtime = tarfile.DIRTYPE, 0o755, mtime
+    return _bytes(info)
 
 
 def padding(size: int) -> bytes:

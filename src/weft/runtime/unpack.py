@@ -12,8 +12,9 @@ from pathlib import Path
 from weft.runtime.compression import CHUNK, Source, Stream, decompressed
 from weft.runtime.entry_maker import DIRECTORY, EntryMaker
 from weft.runtime.malformed import Malformed
+from weft.runtime.outline import OutlineWriter
 from weft.runtime.room import Room
-from weft.runtime.tar import Entry, Reader
+from weft.runtime.tar import Entry, Kind, Reader
 
 _WHITEOUT = b".wh."
 _WHITEOUT_META = b".wh..wh."
@@ -23,33 +24,36 @@ _TRAILER_MAX = 16 << 20
 """Bytes that may follow the end of a tar: writers pad their last record."""
 
 
-def unpack(stream: Stream, directory: Path, room: Room) -> tuple[str, int]:
-    """Unpacks a tar, plain or compressed; returns the digest of the plain tar and the bytes of its
-    files. Raises `Malformed`; `OperationFailed` or `OSError` if this host is the cause;
-    `Stopped`."""
-    plain = _Hashed(decompressed(stream), room)
-    reader = Reader(plain)
+def unpack(stream: Stream, directory: Path, outline: Path, room: Room) -> tuple[str, int]:
+    """Unpacks a tar, plain or compressed, and writes its outline; returns the digest of the plain
+    tar and the bytes of its files. Raises `Malformed`; `OperationFailed` or `OSError` if this host
+    is the cause; `Stopped`."""
     size = 0
-    with _Layer(os.open(directory, DIRECTORY), reader, room) as root:
-        for entry in reader.entries():
-            root.add(entry)
-            size += entry.size
-    _read_trailer(plain)
+    with OutlineWriter(outline, room) as writer:
+        plain = _Hashed(decompressed(stream), room, writer)
+        reader = Reader(plain)
+        with _Layer(os.open(directory, DIRECTORY), reader, room, writer) as root:
+            for entry in reader.entries():
+                root.add(entry)
+                size += entry.size
+        _read_trailer(plain)
     return f"sha256:{plain.digest.hexdigest()}", size
 
 
 class _Hashed:
     """A stream that computes the digest of the data that is read from it."""
 
-    def __init__(self, source: Source, room: Room) -> None:
+    def __init__(self, source: Source, room: Room, outline: OutlineWriter) -> None:
         self._source = source
         self._room = room
+        self._outline = outline
         self.digest = hashlib.sha256()
 
     def read(self, size: int, /) -> bytes:
         data = self._source.read(size)
         self._room.take(len(data))
         self.digest.update(data)
+        self._outline.take(data)
         return data
 
 
@@ -63,11 +67,22 @@ def _read_trailer(plain: _Hashed) -> None:
 
 
 class _Layer(EntryMaker):
+    def __init__(self, root: int, reader: Reader, room: Room, outline: OutlineWriter) -> None:
+        super().__init__(root, reader, room)
+        self._outline = outline
+
     def place(self, parent: int, name: bytes, entry: Entry) -> None:
         if name.startswith(_WHITEOUT):
             self._hide(parent, name)
-        else:
-            self.make(parent, name, entry)
+            return
+        if entry.kind is Kind.FILE and entry.segments is None:
+            self._outline.content(self.path_of(name), entry.size)
+        self.make(parent, name, entry)
+
+    def check_replaced(self, parent: int, name: bytes, there: os.stat_result, entry: Entry) -> None:
+        both = stat.S_ISDIR(there.st_mode) and entry.kind is Kind.DIRECTORY
+        if not both and not is_whiteout(there):
+            self._outline.spoil()
 
     def _hide(self, parent: int, name: bytes) -> None:
         """A whiteout hides entries of the layers below. An entry of this layer stays; if it is a
