@@ -220,9 +220,13 @@ def test_a_virtual_address_keeps_the_caller_and_spreads(cluster: Cluster, names:
         "10.31.3.0/24",
         names("vip-net"),
     )
-    cluster.create(names("vip"), "--network", "vip-net")
+    wanted = ["10.31.3.60", "10.31.3.61", "10.31.3.62"]
+    labels = ("weft.address.vip-net=10.31.3.50", f"weft.task-addresses.vip-net={','.join(wanted)}")
+    chosen = [word for label in labels for word in ("--label", label)]
+    cluster.create(names("vip"), "--network", "vip-net", *chosen)
     (container,) = cluster.containers("node1", "vip")
     vip = cluster.docker("node1", "exec", container, "getent", "ahostsv4", "vip").split()[0]
+    assert vip == "10.31.3.50"
     (link,) = json.loads(
         cluster.inside("node1", container, "ip", "-j", "-4", "address", "show", "eth0")
     )
@@ -236,6 +240,7 @@ def test_a_virtual_address_keeps_the_caller_and_spreads(cluster: Cluster, names:
         for _ in range(12)
     ]
     assert len({a["hostname"] for a in answers}) == 3
+    assert {a["server_addr"] for a in answers} == set(wanted)
     assert {a["remote_addr"] for a in answers if a["server_addr"] != own} == {own}
 
 

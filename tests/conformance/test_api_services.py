@@ -194,6 +194,10 @@ def test_a_service_from_creation_to_removal(manager: Daemon) -> None:
             ["--label", "weft.rebalance=true", "--mode", "global"],
             "a service of mode global cannot be rebalanced",
         ),
+        (
+            ["--label", "weft.address.lan=10.1.2.3"],
+            "Labels: weft.address.lan=10.1.2.3: the service is not on a network lan, on no network",
+        ),
     ],
 )
 def test_services_that_are_refused(manager: Daemon, arguments: list[str], text: str) -> None:
@@ -201,6 +205,31 @@ def test_services_that_are_refused(manager: Daemon, arguments: list[str], text: 
         "service", "create", "-d", "--no-resolve-image", *arguments, IMAGE
     )
     assert manager.ok("service", "ls", "-q") == ""
+
+
+def test_a_service_gets_the_addresses_of_its_labels(manager: Daemon) -> None:
+    manager.ok("network", "create", "-d", "overlay", "--subnet", "10.31.0.0/24", "n")
+    labels = ("weft.address.n=10.31.0.50", "weft.task-addresses.n=10.31.0.60, 10.31.0.61")
+    manager.ok("service", "create", "--name", "web", "--network", "n", "--replicas", "2",
+               *(word for label in labels for word in ("--label", label)),
+               "--update-monitor", "10ms", IMAGE)  # fmt: skip
+    endpoint = json.loads(manager.ok("service", "inspect", "web"))[0]["Endpoint"]
+    assert [vip["Addr"] for vip in endpoint["VirtualIPs"]] == ["10.31.0.50/24"]
+    held = {
+        task["Slot"]: task["NetworksAttachments"][0]["Addresses"]
+        for id in manager.ok("service", "ps", "-q", "web").split()
+        for task in json.loads(manager.ok("inspect", id))
+    }
+    assert held == {1: ["10.31.0.60/24"], 2: ["10.31.0.61/24"]}
+    assert "2 addresses are not enough for 3 replicas" in manager.refused(
+        "service", "scale", "-d", "web=3"
+    )
+    assert "service web has 10.31.0.50 on network n" in manager.refused(
+        "service", "create", "-d", "--network", "n", "--label", labels[0], IMAGE
+    )
+    manager.ok("service", "update", "--label-add", "weft.address.n=10.31.0.51", "web")
+    endpoint = json.loads(manager.ok("service", "inspect", "web"))[0]["Endpoint"]
+    assert [vip["Addr"] for vip in endpoint["VirtualIPs"]] == ["10.31.0.51/24"]
 
 
 def test_services_get_names_and_ports_are_not_shared(manager: Daemon) -> None:

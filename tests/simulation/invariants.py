@@ -92,7 +92,8 @@ class Invariants:
             self._broken(f"task {after.id} is said to be over and its container runs")
         if before.node is not None and after.node != before.node:
             self._broken(f"task {after.id} moved from {before.node} to {after.node}")
-        if before.attachments and after.attachments != before.attachments:
+        has_less = not after.is_live and set(after.attachments) < set(before.attachments)
+        if before.attachments and after.attachments != before.attachments and not has_less:
             self._broken(f"task {after.id} was given other addresses")
         if after.desired < before.desired and before.desired > TaskState.RUNNING:
             self._broken(f"task {after.id} is wanted again")

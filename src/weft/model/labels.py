@@ -6,6 +6,7 @@ the containers become part of the task's specification, so that a change of them
 """
 
 from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import msgspec
 
@@ -23,10 +24,18 @@ START_AFTER = "weft.start-after"
 """Names of services, with commas between them."""
 REBALANCE = "weft.rebalance"
 """`true`, `false`, or how many tasks may move at a time."""
+ADDRESS = "weft.address."
+"""With the name of a network: the service's virtual address there."""
+TASK_ADDRESSES = "weft.task-addresses."
+"""With the name of a network: the tasks' addresses there, by slot, with commas between them."""
 KNOWN = (DEVICES, PRIVILEGED, START_AFTER, REBALANCE)
+OF_NETWORKS = (ADDRESS, TASK_ADDRESSES)
+"""How labels begin that end with the name of a network."""
 MAX_DEVICES = 64
 MAX_NAMES = 64
 """Most services that one waits for."""
+MAX_ADDRESSES = 1000
+"""Most addresses of tasks on one network."""
 MAX_MOVES = 1000
 """Most tasks of one service that may move at a time."""
 _ACCESS = "rwm"
@@ -37,10 +46,9 @@ def applied(spec: ServiceSpec) -> ServiceSpec:
     """The specification with what its labels say about its containers. Raises `InvalidArgument`,
     also for a label with the prefix `weft.` that Weft does not know: it may be a typing error."""
     for name in spec.labels:
-        if name.startswith(PREFIX) and name not in KNOWN:
-            raise InvalidArgument(
-                f"Labels: {clip(name)} is not a label that Weft knows ({', '.join(KNOWN)})"
-            )
+        if name.startswith(PREFIX) and name not in KNOWN and not network_of(name):
+            known = ", ".join((*KNOWN, *(f"{start}NETWORK" for start in OF_NETWORKS)))
+            raise InvalidArgument(f"Labels: {clip(name)} is not a label that Weft knows ({known})")
     start_after(spec.labels)
     container = spec.task.container
     privileges = msgspec.structs.replace(
@@ -100,6 +108,35 @@ def moves_at_once(labels: Mapping[str, str]) -> int:
     return moves
 
 
+def network_of(label: str) -> str:
+    """The network that a label names; empty for other labels."""
+    return next((label.removeprefix(s) for s in OF_NETWORKS if label.startswith(s)), "")
+
+
+def addresses(labels: Mapping[str, str], label: str) -> tuple[IPv4Address, ...]:
+    """The addresses of a label for a network: one, or as many as it lists. Raises
+    `InvalidArgument`."""
+    is_list = label.startswith(TASK_ADDRESSES)
+    words = names(labels, label) if is_list else (labels[label],)
+    if len(words) > MAX_ADDRESSES:
+        raise refusal(label, labels[label], f"has more than {MAX_ADDRESSES} addresses")
+    found = tuple(_address(label, word) for word in words)
+    for address in found if len(set(found)) < len(found) else ():
+        if found.count(address) > 1:
+            raise refusal(label, labels[label], f"names {address} twice")
+    return found
+
+
+def _address(label: str, word: str) -> IPv4Address:
+    try:
+        address = ip_address(word)
+    except ValueError:
+        raise refusal(label, word, "must be an IPv4 address such as 10.0.1.50") from None
+    if isinstance(address, IPv6Address):
+        raise refusal(label, word, "is an IPv6 address: networks of services have IPv4 only")
+    return address
+
+
 def names(labels: Mapping[str, str], label: str) -> tuple[str, ...]:
     """The words of a label that is a list with commas. Raises `InvalidArgument` for an empty
     one."""
@@ -133,4 +170,4 @@ def _is_plain(path: str) -> bool:
 
 def refusal(label: str, value: str, cause: str) -> InvalidArgument:
     """The error for a label with such a value."""
-    return InvalidArgument(f"Labels: {label}={clip(value)}: {cause}")
+    return InvalidArgument(f"Labels: {clip(label)}={clip(value)}: {cause}")

@@ -166,6 +166,20 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     None for a global job."""
 
 
+class FixedAddresses(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
+    """Addresses on one network that the user chose, by labels of the service (`labels.py`). Nobody
+    else is given them as long as the service exists."""
+
+    network: NetworkId
+    virtual: IPv4Address | None = None
+    """The service's virtual address; None: the allocator chooses."""
+    tasks: tuple[IPv4Address, ...] = ()
+    """The address of the task in each slot, from slot 1 on. Empty: the allocator chooses."""
+
+    def of_slot(self, slot: int) -> IPv4Address | None:
+        return self.tasks[slot - 1] if 0 < slot <= len(self.tasks) else None
+
+
 Mode = Literal["replicated", "global", "replicated-job", "global-job"]
 
 
@@ -181,6 +195,7 @@ class ServiceSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     update: UpdateConfig = UpdateConfig()
     rollback: UpdateConfig = UpdateConfig()
     endpoint: EndpointSpec = EndpointSpec()
+    addresses: tuple[FixedAddresses, ...] = ()
 
     @property
     def is_global(self) -> bool:
@@ -191,6 +206,21 @@ class ServiceSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
         if self.job is not None:
             return "global-job" if self.is_global else "replicated-job"
         return "global" if self.is_global else "replicated"
+
+    @property
+    def virtual_addresses(self) -> dict[NetworkId, IPv4Address]:
+        """The virtual addresses that the user chose."""
+        return {fixed.network: fixed.virtual for fixed in self.addresses if fixed.virtual}
+
+    def task_addresses(self, slot: int) -> dict[NetworkId, IPv4Address]:
+        """The addresses that the user chose for the task in the slot."""
+        found = ((fixed.network, fixed.of_slot(slot)) for fixed in self.addresses)
+        return {network: address for network, address in found if address is not None}
+
+    @property
+    def most_slots(self) -> int | None:
+        """The number of slots for which the user chose addresses; None: any number of slots."""
+        return min((len(fixed.tasks) for fixed in self.addresses if fixed.tasks), default=None)
 
 
 class VirtualAddress(msgspec.Struct, frozen=True, gc=False):
@@ -259,6 +289,14 @@ class Service(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def kept_addresses(self) -> tuple[FixedAddresses, ...]:
+        """The addresses that are kept for the service. Until an update is complete, these include
+        those of the previous specification, to which the service may be rolled back."""
+        status, previous = self.update_status, self.previous_spec
+        is_open = status is not None and not status.completed_at
+        return self.spec.addresses + (previous.addresses if previous and is_open else ())
 
     @property
     def iteration(self) -> int | None:

@@ -7,7 +7,7 @@ task.
 """
 
 from enum import IntEnum
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface
 
 import msgspec
 
@@ -138,6 +138,10 @@ class Task(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tr
     @property
     def state(self) -> TaskState:
         return self.status.state
+
+    def has(self, network: NetworkId, address: IPv4Address) -> bool:
+        """Whether the task was given the address on the network."""
+        return any((a.network, a.address.ip) == (network, address) for a in self.attachments)
 
     def observed(self, status: TaskStatus) -> "Task":
         """The task with the status that its node reports."""

@@ -6,7 +6,7 @@ nothing has to be given back. A task holds its addresses until its observed stat
 service and a node as long as they exist.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -40,6 +40,7 @@ class NodeLoad(msgspec.Struct):
 class Usage:
     def __init__(self) -> None:
         self._addresses: dict[NetworkId, dict[int, int]] = {}
+        self._fixed: dict[NetworkId, dict[int, int]] = {}
         self._networks: dict[NodeId, dict[NetworkId, int]] = {}
         self._loads: dict[NodeId, NodeLoad] = {}
 
@@ -47,6 +48,11 @@ class Usage:
         """Addresses held on a network, as integers, and the number of holders: 1, unless something
         went wrong."""
         return self._addresses.get(network, _NOTHING)  # type: ignore[arg-type]
+
+    def fixed(self, network: NetworkId) -> Mapping[int, int]:
+        """Addresses on a network, as integers, that are kept for services whose users chose them,
+        whether anything holds them now or not."""
+        return self._fixed.get(network, _NOTHING)  # type: ignore[arg-type]
 
     def networks(self, node: NodeId) -> Mapping[NetworkId, int]:
         """Networks of the node's tasks that are not over, with the number of these tasks."""
@@ -60,16 +66,18 @@ class Usage:
         if isinstance(obj, Task):
             self._count_task(obj, sign)
         elif isinstance(obj, Service):
-            self._count_addresses(
-                ((a.network, int(a.address)) for a in obj.endpoint.addresses), sign
-            )
+            held = ((a.network, int(a.address)) for a in obj.endpoint.addresses)
+            _count_addresses(self._addresses, held, sign)
+            _count_addresses(self._fixed, _kept(obj), sign)
         elif isinstance(obj, Node):
-            self._count_addresses(((a.network, int(a.address)) for a in obj.attachments), sign)
+            held = ((a.network, int(a.address)) for a in obj.attachments)
+            _count_addresses(self._addresses, held, sign)
 
     def _count_task(self, task: Task, sign: int) -> None:
         if task.state.is_terminal:
             return
-        self._count_addresses(((a.network, int(a.address)) for a in task.attachments), sign)
+        held = ((a.network, int(a.address)) for a in task.attachments)
+        _count_addresses(self._addresses, held, sign)
         if task.node is None:
             return
         networks = self._networks.setdefault(task.node, {})
@@ -90,12 +98,26 @@ class Usage:
         for resource in task.generic:
             _add(load.generic, resource.key, sign * resource.amount)
 
-    def _count_addresses(self, held: Iterable[tuple[NetworkId, int]], sign: int) -> None:
-        for network, address in held:
-            table = self._addresses.setdefault(network, {})
-            _add(table, address, sign)
-            if not table:
-                del self._addresses[network]
+
+Addresses = dict[NetworkId, dict[int, int]]
+
+
+def _count_addresses(tables: Addresses, held: Iterable[tuple[NetworkId, int]], sign: int) -> None:
+    for network, address in held:
+        table = tables.setdefault(network, {})
+        _add(table, address, sign)
+        if not table:
+            del tables[network]
+
+
+def _kept(service: Service) -> Iterator[tuple[NetworkId, int]]:
+    """The addresses that are kept for the service, each once."""
+    yield from {
+        (each.network, int(address))
+        for each in service.kept_addresses
+        for address in (each.virtual, *each.tasks)
+        if address is not None
+    }
 
 
 def host_ports(task: Task) -> list[HostPort]:

@@ -6,7 +6,7 @@ specifications say.
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from typing import Literal
 
 import msgspec
@@ -40,6 +40,7 @@ from weft.model.secret import (
 from weft.model.service import (
     ContainerSpec,
     EndpointSpec,
+    FixedAddresses,
     Job,
     NetworkAttachmentSpec,
     PublishedPort,
@@ -172,6 +173,10 @@ class Swarm(RuleBasedStateMachine):
         published = tuple(
             PublishedPort(80 + i, port, mode=data.draw(modes)) for i, port in enumerate(ports)
         )
+        orders: list[Literal["stop-first", "start-first"]] = ["stop-first", "start-first"]
+        addresses = self.draw_addresses(data, name, chosen, is_global or is_job)
+        if any(fixed.tasks for fixed in addresses):
+            orders = ["stop-first"]
         moves = "false" if is_global or is_job else data.draw(st.sampled_from(["true", "false"]))
         has_mesh = any(port.mode == "ingress" for port in published)
         return ServiceSpec(
@@ -192,13 +197,59 @@ class Swarm(RuleBasedStateMachine):
             ),
             update=UpdateConfig(
                 parallelism=data.draw(st.integers(0, 2)),
-                order=data.draw(st.sampled_from(["stop-first", "start-first"])),
+                order=data.draw(st.sampled_from(orders)),
                 failure_action=data.draw(st.sampled_from(["pause", "continue", "rollback"])),
             ),
             endpoint=EndpointSpec(
                 "vip" if has_mesh or data.draw(st.booleans()) else "dnsrr", published
             ),
+            addresses=addresses,
         )
+
+    def draw_addresses(
+        self, data: st.DataObject, name: str, networks: list[NetworkId], only_virtual: bool
+    ) -> tuple[FixedAddresses, ...]:
+        """As a request may choose them (`fixed_addresses.py`): usable, of no other service, and of
+        no task or node that keeps them."""
+        state, found = self.room.state, []
+        for id in networks:
+            segments = state.networks[id].segments
+            free = [a for s in segments for a in s.subnet.hosts() if not self.is_taken(name, id, a)]
+            count = data.draw(st.sampled_from([0, 0, 1, 3]))
+            own = data.draw(st.permutations(free[:8]))[:count]
+            if own:
+                virtual = own[0] if data.draw(st.booleans()) else None
+                tasks = () if only_virtual else tuple(own[1:])
+                found.append(FixedAddresses(network=id, virtual=virtual, tasks=tasks))
+        return tuple(found)
+
+    def is_taken(self, name: str, id: NetworkId, address: IPv4Address) -> bool:
+        """Whether a service of that name cannot have the address."""
+        state = self.room.state
+        return (
+            any(address == segment.gateway for segment in state.networks[id].segments)
+            or self.is_held(id, address)
+            or any(
+                fixed.network == id and address in (fixed.virtual, *fixed.tasks)
+                for service in state.services.values()
+                if service.name != name
+                for fixed in service.kept_addresses
+            )
+        )
+
+    def is_held(
+        self, id: NetworkId, address: IPv4Address, service: ServiceId | None = None
+    ) -> bool:
+        """Whether somebody but the service has the address and is not about to end."""
+        state = self.room.state
+        tasks = (t for t in state.tasks.values() if t.is_live and t.service != service)
+        others = (s for s in state.services.values() if s.id != service)
+        found = (
+            *((a.network, a.address.ip) for task in tasks for a in task.attachments),
+            *((a.network, a.address.ip) for other in others for a in other.endpoint.addresses),
+            *((a.network, a.address.ip) for n in state.nodes.values() for a in n.attachments),
+        )
+        return (id, address) in found
 
     @rule(data=st.data(), is_global=st.booleans(), is_job=st.sampled_from([False, False, True]))
     def create_service(self, data: st.DataObject, is_global: bool, is_job: bool) -> None:
@@ -223,6 +274,18 @@ class Swarm(RuleBasedStateMachine):
             a.target in known for a in service.previous_spec.task.networks
         ):
             self.room.put(started_again(rolled_back(service, self.room.now), self.room.now))
+
+    @invariant()
+    def nobody_else_has_an_address_that_a_user_chose(self) -> None:
+        """Not so after a rollback, which takes back addresses that others may have got meanwhile:
+        the service waits for them."""
+        state = self.room.state
+        for service in state.services.values():
+            if service.update_status is not None and "rollback" in service.update_status.state:
+                continue
+            for fixed in service.spec.addresses:
+                for address in (fixed.virtual, *fixed.tasks):
+                    assert address is None or not self.is_held(fixed.network, address, service.id)
 
     @precondition(lambda self: self.room.state.services)
     @rule(data=st.data())
@@ -334,6 +397,7 @@ class Swarm(RuleBasedStateMachine):
         fresh = ClusterState(state.objects())
         for network in state.networks:
             assert dict(state.usage.addresses(network)) == dict(fresh.usage.addresses(network))
+            assert dict(state.usage.fixed(network)) == dict(fresh.usage.fixed(network))
         for node in {*state.nodes, *state.nodes_with_tasks()}:
             assert dict(state.usage.networks(node)) == dict(fresh.usage.networks(node))
             assert state.usage.load(node) == fresh.usage.load(node)

@@ -11,7 +11,7 @@ cannot both commit.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from typing import TypeVar
 
 import msgspec
@@ -21,10 +21,10 @@ from weft.control.allocator.addresses import Book
 from weft.control.allocator.ports import NO_PORTS, OwnPorts, Ports, answers, swarm_ports
 from weft.errors import Conflict, Exhausted, WeftError
 from weft.model.cluster import Cluster
-from weft.model.ids import NetworkId, NodeId, ServiceId
+from weft.model.ids import NetworkId, NodeId, ServiceId, TaskId
 from weft.model.meta import Nanoseconds
 from weft.model.network import Network, Pool, Segment
-from weft.model.node import Node
+from weft.model.node import Node, NodeState
 from weft.model.service import Endpoint, PublishedPort, Service, VirtualAddress
 from weft.model.state import MOST_CHANGES, Change, ClusterState, Decision, Event, Put
 from weft.model.task import Attachment, Task, TaskState, TaskStatus
@@ -114,6 +114,8 @@ class _Pass:
         self.changes: list[Change] = []
         self.book = Book(state, self.networks)
         self.ports: Ports | None = None
+        self.robbed: dict[TaskId, Task] = {}
+        """Tasks on lost nodes whose addresses others need."""
         self.claimed = False
         """Whether a port or a VNI was given out."""
 
@@ -130,7 +132,7 @@ class _Pass:
         for task in self._until_full(self.state.tasks_in(TaskState.NEW).values()):
             if task.desired <= TaskState.RUNNING:
                 self._task(task)
-        return [*self._numbers(), *self.changes]
+        return [*self._numbers(), *self.changes, *map(Put, self.robbed.values())]
 
     def _until_full(self, objects: Iterable[T]) -> Iterator[T]:
         """Ends when the decision is full. Only later objects need earlier ones, so a pass may end
@@ -257,10 +259,15 @@ class _Pass:
         held = tuple(a.network for a in endpoint.addresses)
         try:
             return held == self._networks_held(service) and all(
-                self.book.has(a.network) for a in endpoint.addresses
+                self._stays(service, a) for a in endpoint.addresses
             )
         except Conflict:
             return False
+
+    def _stays(self, service: Service, held: VirtualAddress) -> bool:
+        """Whether the service keeps the virtual address: it does unless its user chose another."""
+        chosen = service.spec.virtual_addresses.get(held.network, held.address.ip)
+        return chosen == held.address.ip and self.book.has(held.network)
 
     def _service(self, service: Service) -> None:
         try:
@@ -275,10 +282,13 @@ class _Pass:
 
     def _endpoint(self, service: Service) -> Endpoint:
         networks = self._networks_held(service)
-        kept = {a.network: a for a in service.endpoint.addresses if self.book.has(a.network)}
-        found = self.book.find(id for id in networks if id not in kept)
+        kept = {a.network: a for a in service.endpoint.addresses if self._stays(service, a)}
+        missing = [id for id in networks if id not in kept]
+        fixed = service.spec.virtual_addresses
+        self._free({id: fixed[id] for id in missing if id in fixed})
+        found = self.book.find(missing, fixed)
         ports = self._ports(service)
-        new = self.book.claim(found)
+        new = self.book.claim(found, fixed)
         return Endpoint(
             service.spec.endpoint,
             ports,
@@ -321,12 +331,35 @@ class _Pass:
             if self.ingress is None:
                 raise Conflict(NO_INGRESS)
             wanted = {self.ingress: (), **wanted}
-        addresses = self.book.take(wanted)
+        fixed = service.spec.task_addresses(task.slot)
+        self._free({id: fixed[id] for id in wanted if id in fixed})
+        addresses = self.book.take(wanted, fixed)
         attachments = tuple(
             Attachment(id, address, wanted[id]) for id, address in addresses.items()
         )
         status = TaskStatus(TaskState.PENDING, self.now, PENDING_MESSAGE)
         return msgspec.structs.replace(task, ports=ports, attachments=attachments, status=status)
+
+    def _free(self, fixed: Mapping[NetworkId, IPv4Address]) -> None:
+        """Takes the addresses away from tasks that were told to stop and that no agent in reach
+        can end: otherwise a service whose node was lost would wait for its address for a day. They
+        are free in the next pass. If the node comes back, its agent learns at once that the task
+        has no such address any more."""
+        for id, address in fixed.items():
+            if int(address) not in self.state.usage.addresses(id):
+                continue
+            for task in self.state.tasks_attached(id).values():
+                if task.has(id, address) and self._is_lost(task):
+                    task = self.robbed.get(task.id, task)
+                    left = tuple(a for a in task.attachments if a.network != id)
+                    self.robbed[task.id] = msgspec.structs.replace(task, attachments=left)
+                    self.unserved = True
+
+    def _is_lost(self, task: Task) -> bool:
+        if task.state.is_terminal or task.desired <= TaskState.RUNNING:
+            return False
+        node = self.state.nodes.get(task.node) if task.node is not None else None
+        return node is None or node.status.state is NodeState.DOWN
 
     def _refused(self, task: Task, cause: str) -> Task:
         if task.status.err == cause:

@@ -20,7 +20,7 @@ def is_dirty(service: Service, task: Task, node: Node | None) -> bool:
         return False
     if service.spec.job is not None:
         return True  # an update starts a job again, whatever has changed
-    if not _same_ports(service, task):
+    if not _same_ports(service, task) or not _same_addresses(service, task):
         return True
     wanted = service.spec.task
     if task.spec == wanted:
@@ -42,6 +42,12 @@ def is_up_to_date(state: ClusterState, task: Task) -> bool:
     if service.spec.job is not None and is_stopping:
         return False
     return not is_dirty(service, task, state.nodes.get(task.node) if task.node else None)
+
+
+def _same_addresses(service: Service, task: Task) -> bool:
+    """Whether the task has the addresses that the user chose for its slot, or has none yet."""
+    chosen = service.spec.task_addresses(task.slot) if service.spec.addresses else {}
+    return all(chosen.get(a.network, a.address.ip) == a.address.ip for a in task.attachments)
 
 
 def _same_ports(service: Service, task: Task) -> bool:

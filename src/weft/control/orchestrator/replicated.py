@@ -1,6 +1,7 @@
 """Replicated services: as many filled slots as replicas. New slots get the lowest free numbers.
 Scaling down removes slots without a running task first, then slots on the nodes that have most
-tasks of the service.
+tasks of the service. If a user chose addresses for the slots, slots without one are given up for
+slots that have one.
 """
 
 from collections.abc import Mapping
@@ -19,9 +20,15 @@ who meant thirty need not wait until they are gone."""
 
 
 def scale(draft: Draft) -> None:
+    most = draft.service.spec.most_slots
     replicas = draft.service.spec.replicas or 0
+    replicas = replicas if most is None else min(replicas, most)
     slots = draft.slots()
-    filled = {number: tasks for number, tasks in slots.items() if is_filled(draft, tasks)}
+    filled = {
+        number: tasks
+        for number, tasks in slots.items()
+        if is_filled(draft, tasks) and _is_within(most, number)
+    }
     if len(filled) < replicas:
         free = (number for number in range(1, replicas + len(filled) + 1) if number not in filled)
         for _ in range(min(replicas - len(filled), MOST_CHANGES, MOST_WAITING - _waiting(filled))):
@@ -31,6 +38,10 @@ def scale(draft: Draft) -> None:
     for number in islice((number for number in slots if number not in kept), MOST_CHANGES):
         for task in slots[number]:
             draft.desire(task, TaskState.REMOVE)
+
+
+def _is_within(most: int | None, number: Slot) -> bool:
+    return most is None or (isinstance(number, int) and number <= most)
 
 
 def _waiting(slots: Mapping[Slot, list[Task]]) -> int:

@@ -6,6 +6,7 @@ import msgspec
 from weft.control.allocator.ports import NO_PORTS, OwnPorts, conflict, reserved
 from weft.control.orchestrator.jobs import started_again
 from weft.control.orchestrator.updater import rolled_back, with_spec
+from weft.control.requests.fixed_addresses import with_addresses
 from weft.control.requests.references import check_references
 from weft.control.requests.sequence import check_sequence
 from weft.control.requests.validation import validate_service
@@ -28,8 +29,7 @@ def creation(
     auth: SealedAuth | None = None,
 ) -> list[Change]:
     """`own_ports`: ports of this host, here and below."""
-    spec = labels.applied(spec)
-    _check(state, None, spec, own_ports)
+    spec = _checked(state, None, labels.applied(spec), own_ports)
     if state.named("service", spec.name) is not None:
         raise Conflict(
             "rpc error: code = AlreadyExists desc = name conflicts with an existing object:"
@@ -55,7 +55,7 @@ def update(
         raise Unsupported("renaming services is not supported")
     if spec.mode != service.spec.mode:
         raise Unsupported("service mode change is not allowed")
-    _check(state, service, spec, own_ports)
+    spec = _checked(state, service, spec, own_ports)
     updated = msgspec.structs.replace(with_spec(service, spec), registry_auth=_auth(service, auth))
     return [Put(started_again(updated, now))]
 
@@ -79,7 +79,8 @@ def rollback(
 ) -> list[Change]:
     service = _at(state, id, version)
     restored = rolled_back(service, now)
-    _check(state, service, restored.spec, own_ports)
+    spec = _checked(state, service, restored.spec, own_ports)
+    restored = msgspec.structs.replace(restored, spec=spec)
     return [Put(started_again(restored, now))]
 
 
@@ -101,10 +102,11 @@ def _at(state: ClusterState, id: ServiceId, version: int) -> Service:
     return service
 
 
-def _check(
+def _checked(
     state: ClusterState, service: Service | None, spec: ServiceSpec, own_ports: OwnPorts
-) -> None:
-    """`service`: None for a service to be created."""
+) -> ServiceSpec:
+    """The specification, complete with what its labels say about other objects. `service`: None for
+    a service to be created."""
     validate_service(spec)
     check_references(state, spec.task.container)
     if names := circle(state, spec):
@@ -130,6 +132,7 @@ def _check(
     cause = conflict(state, service.id if service else None, endpoint)
     if cause is not None:
         raise InvalidArgument(f"rpc error: code = InvalidArgument desc = {cause}")
+    return with_addresses(state, service, spec)
 
 
 def _claimed(spec: ServiceSpec) -> EndpointSpec:
