@@ -3,7 +3,6 @@ containers; this API creates none."""
 
 import asyncio
 import operator
-import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -28,6 +27,7 @@ from weft.model.container import Container, ContainerState
 from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.numbers import decimal
+from weft.model.signals import signal_name, signal_number
 from weft.runtime.base import Runtime
 
 FILTERS = (
@@ -261,18 +261,9 @@ async def kill(call: Call) -> web.Response:
     container = find_container(call.node.containers, call.id)
     if container.state != ContainerState.RUNNING:
         raise Conflict(f"cannot kill container: {call.id}: container {container.id} is not running")
-    await call.node.kill_container(container, signal_name(call.query("signal") or "SIGKILL"))
+    number = signal_number(call.query("signal") or "SIGKILL")
+    await call.node.kill_container(container, signal_name(number))
     return nothing()
-
-
-def signal_name(text: str) -> str:
-    """Returns `SIGTERM` for `SIGTERM`, `TERM`, `term` or `15`. Raises `InvalidArgument`."""
-    try:
-        if (number := decimal(text)) is not None:
-            return signal.Signals(number).name
-        return signal.Signals[f"SIG{text.upper().removeprefix('SIG')}"].name
-    except (ValueError, KeyError) as error:
-        raise InvalidArgument(f"invalid signal: {clip(text)}") from error
 
 
 async def remove(call: Call) -> web.Response:

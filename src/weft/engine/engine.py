@@ -7,7 +7,7 @@ The engine lives as long as the daemon. A part that wants containers connected m
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from signal import Signals
+from signal import SIGKILL, SIGTERM
 
 from weft.engine import views
 from weft.engine.adapters import EngineAdapters
@@ -17,12 +17,12 @@ from weft.engine.health import HealthMonitor
 from weft.engine.images import RecordedImages
 from weft.engine.local_networks import LocalNetworks
 from weft.engine.volumes import Volumes
-from weft.errors import NotFound, WeftError
+from weft.errors import InvalidArgument, NotFound, WeftError
 from weft.model.container import Container, ContainerConfig, ContainerState, MemoryFile
 from weft.model.ids import CONTAINER_ID_BYTES, ContainerId, hex_id
 from weft.model.local_network import LocalNetwork
 from weft.model.meta import SECOND, Nanoseconds
-from weft.model.numbers import decimal
+from weft.model.signals import signal_number
 
 KILLED = 137
 """Exit code of a program that SIGKILL has ended."""
@@ -121,21 +121,18 @@ class Engine:
             self._tell_kill(container, self._stop_signal(container))
         ended = await self.runtime.stop(container.id, patience)
         if was_running and ended.exit_code == KILLED and self.now() - begun >= patience:
-            self._tell_kill(container, Signals.SIGKILL)
+            self._tell_kill(container, SIGKILL)
         self.died(ended)
         if was_running:
             self.events.container("stop", ended)
 
     def _stop_signal(self, container: Container) -> int:
-        """As the runtime chooses it; its names of signals are those that Linux has."""
+        """As the runtime chooses it."""
         name = container.config.spec.stop_signal or self._image_signal(container) or "SIGTERM"
-        number = decimal(name)
-        if number is not None:
-            return number
         try:
-            return int(Signals[f"SIG{name.upper().removeprefix('SIG')}"])
-        except KeyError:
-            return int(Signals.SIGTERM)
+            return signal_number(name)
+        except InvalidArgument:
+            return SIGTERM
 
     def _image_signal(self, container: Container) -> str:
         try:
@@ -146,7 +143,7 @@ class Engine:
     async def kill(self, container: Container, name: str) -> None:
         """`name`: the signal's name."""
         await self.runtime.kill(container.id, name)
-        self._tell_kill(container, Signals[name])
+        self._tell_kill(container, signal_number(name))
 
     def _tell_kill(self, container: Container, signal: int) -> None:
         self.events.container("kill", container, signal=str(int(signal)))
@@ -186,7 +183,7 @@ class Engine:
 
     async def _kill_and_remove(self, container: Container) -> None:
         ended = asyncio.ensure_future(self.runtime.wait(container.id))
-        self._tell_kill(container, Signals.SIGKILL)
+        self._tell_kill(container, SIGKILL)
         try:
             await self.runtime.remove(container.id)
             self._tell_end(await ended)

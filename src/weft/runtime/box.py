@@ -2,14 +2,13 @@
 
 import asyncio
 import logging
-import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
-from weft.errors import Conflict, InvalidArgument, clip
+from weft.errors import Conflict
 from weft.model.container import (
     END_NOT_SEEN,
     Container,
@@ -19,7 +18,6 @@ from weft.model.container import (
 )
 from weft.model.ids import ContainerId
 from weft.model.meta import Nanoseconds
-from weft.model.numbers import decimal
 from weft.runtime.base import Images
 from weft.runtime.record import Directory, Record
 from weft.system.process import Process, ProcessId
@@ -106,16 +104,6 @@ def check_free(config: ContainerConfig, others: Iterable[Container]) -> None:
                 f' "{other.id}". You have to remove (or rename) that container to be able to reuse'
                 " that name."
             )
-
-
-def signal_number(name: str) -> int:
-    """The number for `SIGTERM`, `TERM` or `15`. Raises `InvalidArgument`."""
-    if number := decimal(name, signal.NSIG - 1):
-        return number
-    full = name.upper() if name.upper().startswith("SIG") else f"SIG{name.upper()}"
-    if full in signal.Signals.__members__:
-        return signal.Signals[full].value
-    raise InvalidArgument(f"Invalid signal: {clip(name)}")
 
 
 def opened(id: ProcessId | None) -> Process | None:

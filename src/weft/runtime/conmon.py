@@ -40,8 +40,9 @@ from weft.model.container import (
 )
 from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
+from weft.model.signals import signal_number
 from weft.model.volume import volumes_of
-from weft.runtime.box import Box, ImageFiles, check_free, opened, signal_number
+from weft.runtime.box import Box, ImageFiles, check_free, opened
 from weft.runtime.command import Command
 from weft.runtime.confinement import Confiner
 from weft.runtime.container_logs import ContainerLogs
@@ -190,11 +191,10 @@ class ConmonRuntime:
         directory = Directory(self._containers / config.id)
         swap = memory_and_swap(config.limits, self.limits_swap)
         container = new_container(config, image, self._clock(), str(directory.log), swap)
-        stop_signal = config.spec.stop_signal or image.config.stop_signal or "SIGTERM"
-        signal_number(stop_signal)
-        box = self._boxes[config.id] = Box(
-            directory, Record(container=container, stop_signal=stop_signal)
-        )
+        signal = config.spec.stop_signal or image.config.stop_signal or "SIGTERM"
+        signal_number(signal)
+        record = Record(container=container, stop_signal=signal)
+        box = self._boxes[config.id] = Box(directory, record)
         try:
             async with box.lock:
                 directory.make()

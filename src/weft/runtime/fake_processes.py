@@ -23,6 +23,7 @@ from weft.errors import Conflict, OperationFailed, cause_of
 from weft.model.container import Container, ContainerConfig, ContainerState, MemoryFile
 from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
+from weft.model.signals import signal_number
 from weft.runtime.base import Attached, Images
 from weft.runtime.fake import FakeRuntime
 
@@ -299,9 +300,8 @@ class ProcessRuntime(FakeRuntime):
         self._signal(id, signal)
 
     def _signal(self, id: ContainerId, name: str) -> None:
-        number = signals.Signals[name] if name.startswith("SIG") else signals.Signals(int(name))
         with suppress(ProcessLookupError):  # it has ended, and nobody has been told yet
-            os.killpg(self._processes[id].pid, number)
+            os.killpg(self._processes[id].pid, signal_number(name))
 
     async def remove(self, id: ContainerId) -> None:
         process = self._processes.pop(id, None)

@@ -13,8 +13,10 @@ from typing import Any
 import msgspec
 
 from weft.errors import InvalidArgument
+from weft.model.capabilities import ALL, CAPABILITIES, capability
 from weft.model.container import Confinement, Container, ContainerConfig, Image, file_paths
 from weft.model.health import health_check
+from weft.model.kernel_settings import ULIMITS, check_sysctls, check_ulimit
 from weft.model.meta import Nanoseconds
 from weft.model.service import ContainerSpec, Resources, Ulimit
 from weft.runtime.devices import Devices
@@ -26,15 +28,6 @@ DEFAULT_CAPABILITIES = (
     "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
     "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
 )  # fmt: skip
-_ALL_CAPABILITIES = (
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID",
-    "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN", "CAP_NET_RAW",
-    "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_PACCT",
-    "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD",
-    "CAP_LEASE", "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL", "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG",
-    "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
-)  # fmt: skip
-"""In the order of their bits in linux/capability.h."""
 INIT_TARGET = "/sbin/docker-init"
 """Where the init program is in a container, as in Docker."""
 _CPU_PERIOD = 100_000
@@ -208,10 +201,11 @@ def capability_set(add: Sequence[str], drop: Sequence[str]) -> tuple[str, ...]:
     """Docker's defaults without `drop` and with `add`. Both may name ALL; to add ALL adds all
     capabilities that this host can grant. Raises `InvalidArgument` for a name that Linux does not
     have."""
-    added, dropped = [_capability(name) for name in add], [_capability(name) for name in drop]
-    base = all_capabilities() if "CAP_ALL" in added else DEFAULT_CAPABILITIES
-    kept = [] if "CAP_ALL" in dropped else [name for name in base if name not in dropped]
-    return tuple(dict.fromkeys((*kept, *(name for name in added if name != "CAP_ALL"))))
+    added = [capability("CapAdd", name) for name in add]
+    dropped = [capability("CapDrop", name) for name in drop]
+    base = all_capabilities() if ALL in added else DEFAULT_CAPABILITIES
+    kept = [] if ALL in dropped else [name for name in base if name not in dropped]
+    return tuple(dict.fromkeys((*kept, *(name for name in added if name != ALL))))
 
 
 def all_capabilities() -> tuple[str, ...]:
@@ -221,26 +215,12 @@ def all_capabilities() -> tuple[str, ...]:
     mask = int(
         next(line for line in status.splitlines() if line.startswith("CapBnd")).split()[1], 16
     )
-    return tuple(name for number, name in enumerate(_ALL_CAPABILITIES) if mask >> number & 1)
-
-
-def _capability(name: str) -> str:
-    full = name.upper() if name.upper().startswith("CAP_") else f"CAP_{name.upper()}"
-    if full not in (*_ALL_CAPABILITIES, "CAP_ALL"):
-        raise InvalidArgument(f"invalid CapAdd: unknown capability: {name!r}")
-    return full
+    return tuple(name for number, name in enumerate(CAPABILITIES) if mask >> number & 1)
 
 
 def _rlimit(limit: Ulimit) -> dict[str, Any]:
-    number = getattr(resource, f"RLIMIT_{limit.name.upper()}", None)
-    if number is None:
-        raise InvalidArgument(f"invalid ulimit type: {limit.name}")
-    if 0 <= limit.hard < limit.soft:
-        raise InvalidArgument(
-            f"ulimit soft limit must be less than or equal to hard limit: {limit.soft} >"
-            f" {limit.hard}"
-        )
-    ours = resource.getrlimit(number)[1]
+    check_ulimit(limit)
+    ours = resource.getrlimit(ULIMITS[limit.name])[1]
     if (
         ours != resource.RLIM_INFINITY
         and (limit.hard < 0 or limit.hard > ours)
@@ -284,13 +264,9 @@ def _resources(limits: Resources, memory_swap: int) -> dict[str, Any]:
 
 
 def _sysctls(config: ContainerConfig) -> dict[str, str]:
+    check_sysctls(config.spec.sysctls, host_network=config.namespace is None)
     if config.namespace is not None:
         return _NETWORK_SYSCTLS | config.spec.sysctls
-    network = sorted(name for name in config.spec.sysctls if name.startswith("net."))
-    if network:
-        raise InvalidArgument(
-            f"cannot set sysctl {network[0]}: not allowed in the host's network namespace"
-        )
     return config.spec.sysctls
 
 

@@ -195,7 +195,7 @@ def test_a_service_of_an_old_client_has_only_what_that_client_can_say(tmp_path: 
             container = {
                 "Image": IMAGE,
                 "Ulimits": [{"Name": "nofile", "Soft": 1, "Hard": 1}],
-                "Sysctls": {"a": "b"},
+                "Sysctls": {"net.a": "b"},
             }
             for version, has in (
                 ("1.24", []),

@@ -13,8 +13,8 @@ from weft.model.container import Confinement, Container, ContainerConfig, Image,
 from weft.model.ids import ContainerId
 from weft.model.privileges import Privileges
 from weft.model.service import ContainerSpec, Resources, Ulimit
+from weft.model.signals import signal_number
 from weft.network.sandbox import SYSCTLS
-from weft.runtime.box import signal_number
 from weft.runtime.devices import Devices
 from weft.runtime.skopeo import translate_error
 from weft.runtime.spec import (
@@ -262,6 +262,3 @@ def test_a_registrys_errors_are_told_in_the_originals_words(
     assert str(error).startswith(expected)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "TERM", "sigterm", "15"])
-def test_signals_have_many_names(name: str) -> None:
-    assert signal_number(name) == 15

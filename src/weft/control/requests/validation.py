@@ -1,8 +1,8 @@
 """Checks of a specification before anything is done with it; the texts are Docker Swarm's (swarmkit
 manager/controlapi).
 
-Only this module, `mounts.py` for mounts and `log_drivers.py` for logs, checks the specification by
-itself. Checks that depend on other objects (names,
+Only this module, `mounts.py` for mounts, `log_drivers.py` for logs and `process_settings.py` for a
+container's process, checks the specification by itself. Checks that depend on other objects (names,
 ports and subnets in use) are where the state is available: `allocator.ports.conflict`,
 `allocator.subnets.overlapping`, the store's unique names. All checks take linear time: names and
 expressions are bounded, and no pattern is ambiguous.
@@ -12,6 +12,7 @@ import re
 
 from weft.control.requests.log_drivers import validate_log_driver
 from weft.control.requests.mounts import validate_mounts
+from weft.control.requests.process_settings import validate_hostname, validate_process
 from weft.control.scheduler.constraints import parse
 from weft.errors import Forbidden, InvalidArgument, clip
 from weft.model import labels, references
@@ -112,6 +113,8 @@ def _validate_mode(spec: ServiceSpec) -> None:
         raise InvalidArgument("Maximum concurrent jobs must not be negative")
     if is_negative:
         raise InvalidArgument("Total completed jobs must not be negative")
+    if spec.endpoint.ports:
+        raise InvalidArgument("EndpointSpec.Ports: a job cannot publish ports")
 
 
 def _validate_task(task: TaskSpec) -> None:
@@ -143,7 +146,11 @@ def _validate_container(spec: ServiceSpec) -> None:
         ("nodeid", "hostname", "os", "arch"),
         ("taskid", "taskname", "1"),
     )
-    validate_mounts(expanded(spec.task.container, values).mounts)
+    container = expanded(spec.task.container, values)
+    validate_mounts(container.mounts)
+    validate_process(container, host_network=spec.task.host_network)
+    if container.hostname == spec.task.container.hostname:
+        validate_hostname(container.hostname)
     _validate_privileges(spec.task.container.privileges)
     if spec.task.container.healthcheck is not None:
         _validate_health_check(spec.task.container.healthcheck)

@@ -1,0 +1,47 @@
+"""Checks of a container's process: what no host could start is refused when it is asked for.
+
+Docker Swarm accepts most of this, and its tasks fail one after the other. The texts are those with
+which Docker's containers fail."""
+
+from weft.errors import InvalidArgument, clip
+from weft.model.capabilities import capability
+from weft.model.kernel_settings import check_sysctls, check_ulimit
+from weft.model.service import ContainerSpec
+from weft.model.signals import signal_number
+
+MAX_HOSTNAME = 64
+"""Characters; the kernel's limit."""
+
+
+def validate_process(spec: ContainerSpec, *, host_network: bool) -> None:
+    """`spec`: with the values of its templates. Raises `InvalidArgument`."""
+    try:
+        _check(spec, host_network)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"ContainerSpec: {error}") from None
+
+
+def _check(spec: ContainerSpec, host_network: bool) -> None:
+    for name in spec.cap_add:
+        capability("CapabilityAdd", name)
+    for name in spec.cap_drop:
+        capability("CapabilityDrop", name)
+    if spec.stop_signal:
+        signal_number(spec.stop_signal)
+    if spec.dir and not spec.dir.startswith("/"):
+        raise InvalidArgument(
+            f"the working directory '{clip(spec.dir)}' is invalid, it needs to be an absolute path"
+        )
+    check_sysctls(spec.sysctls, host_network=host_network)
+    for limit in spec.ulimits:
+        check_ulimit(limit)
+
+
+def validate_hostname(hostname: str) -> None:
+    """`hostname`: as given, without templates. Raises `InvalidArgument`."""
+    if len(hostname) > MAX_HOSTNAME:
+        raise InvalidArgument(
+            f"ContainerSpec: Hostname: {clip(hostname)} has more than {MAX_HOSTNAME} characters"
+        )
+    if not hostname.isprintable() or " " in hostname:
+        raise InvalidArgument(f"ContainerSpec: Hostname: {clip(hostname)!r} is not a name")
