@@ -4,8 +4,11 @@ behind it a whole node."""
 import json
 import re
 import shutil
+from typing import Any
 
+import docker
 import pytest
+from docker.types import RestartPolicy
 
 from tests.conformance.client import Daemon
 from tests.support.fake_images import IMAGE
@@ -249,3 +252,37 @@ def test_a_service_may_use_the_network_of_the_host(manager: Daemon) -> None:
     assert manager.ok("inspect", "-f", "{{.HostConfig.NetworkMode}}", id) == "host\n"
     manager.ok("service", "update", "-d", "--env-add", "A=b", "web")
     assert "Networks: host" in manager.ok("service", "inspect", "--pretty", "web")
+
+
+def test_a_spec_comes_back_as_it_was_given(manager: Daemon) -> None:
+    """The docker command asks for the defaults, and starts an update from what was given; docker-py
+    says which it wants."""
+    client = docker.DockerClient(f"unix://{manager.path}", version="1.51")
+    policy = RestartPolicy("on-failure", window=0)
+    service = client.services.create(IMAGE, name="web", restart_policy=policy)
+    given = {"Condition": "on-failure", "Delay": 0, "MaxAttempts": 0, "Window": 0}
+    left_out = {"Resources", "Placement", "LogDriver"}
+
+    def spec(defaults: bool) -> dict[str, Any]:
+        found = client.api.inspect_service(service.id, insert_defaults=defaults)
+        return dict(found["Spec"])
+
+    before = spec(False)
+    assert before["TaskTemplate"]["RestartPolicy"] == given
+    assert not left_out & before["TaskTemplate"].keys()
+    assert not {"UpdateConfig", "RollbackConfig", "EndpointSpec"} & before.keys()
+    [listed] = client.api.services()
+    assert listed["Spec"] == before
+    assert spec(True)["UpdateConfig"]["Order"] == "stop-first"
+    assert json.loads(manager.ok("service", "inspect", "web"))[0]["Spec"] == spec(True)
+    assert "On failure:" in manager.ok("service", "inspect", "--pretty", "web")
+    tasks = {task["ID"] for task in service.tasks()}
+    manager.ok("service", "update", "-d", "--label-add", "a=b", "web")
+    assert {task["ID"] for task in service.tasks()} == tasks
+    after = spec(False)
+    assert after.pop("Labels") == {"a": "b"}
+    assert {"Labels": {}, **after} == before
+    manager.ok("service", "update", "-d", "--update-parallelism", "2", "web")
+    assert spec(False)["UpdateConfig"]["Parallelism"] == 2
+    assert "RollbackConfig" not in spec(False)
+    client.close()

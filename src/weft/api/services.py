@@ -88,7 +88,8 @@ def _status(state: ClusterState, service: Service) -> Json:
 
 
 async def inspect(call: Call) -> web.Response:
-    return answer(service_json(find_service(call.swarm.state, call.id)))
+    service = find_service(call.swarm.state, call.id)
+    return answer(service_json(service, defaults=call.flag("insertDefaults")))
 
 
 async def create(call: Call) -> web.Response:

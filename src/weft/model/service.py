@@ -196,6 +196,9 @@ class ServiceSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     rollback: UpdateConfig = UpdateConfig()
     endpoint: EndpointSpec = EndpointSpec()
     addresses: tuple[FixedAddresses, ...] = ()
+    unset: tuple[str, ...] = ()
+    """Dotted paths, in the API's names, of the parts that the user left out: they have their
+    defaults, and the API shows them only to who asks for defaults."""
 
     @property
     def is_global(self) -> bool:

@@ -62,7 +62,71 @@ def test_what_is_absent_gets_the_defaults() -> None:
     spec = read(
         {"Name": "web", "TaskTemplate": IMAGE, "Labels": None, "Mode": None, "UpdateConfig": None}
     )
-    assert spec == ServiceSpec(name="web", task=TaskSpec(container=ContainerSpec(image="busybox")))
+    defaults = ServiceSpec(name="web", task=TaskSpec(container=ContainerSpec(image="busybox")))
+    assert msgspec.structs.replace(spec, unset=()) == defaults
+
+
+# What is left out and what is given beside {"Name", "Labels", "Mode", "TaskTemplate": {"ContainerSpec",
+# "ForceUpdate", "Runtime"}}, as swarmkit keeps it and moby shows it.
+ALL_DEFAULTS = {
+    "TaskTemplate": {
+        "ContainerSpec": {"StopGracePeriod": 10 * 10**9, "DNSConfig": {}},
+        "Resources": {"Limits": {}, "Reservations": {}},
+        "RestartPolicy": {"Condition": "any", "Delay": 5 * 10**9, "MaxAttempts": 0},
+        "Placement": {},
+    },
+    "UpdateConfig": {
+        "Parallelism": 1, "FailureAction": "pause", "Monitor": 5 * 10**9, "MaxFailureRatio": 0, "Order": "stop-first",
+    },
+}  # fmt: skip
+ALL_DEFAULTS["RollbackConfig"] = ALL_DEFAULTS["UpdateConfig"]
+
+
+def merged(one: Any, other: Any) -> Any:
+    both = one.keys() & other.keys()
+    return one | other | {k: merged(one[k], other[k]) for k in both if isinstance(other[k], dict)}
+
+
+UPDATE = {"Parallelism": 0, "FailureAction": "pause", "MaxFailureRatio": 0, "Order": "stop-first"}
+
+
+@pytest.mark.parametrize(
+    ("given", "shown", "filled"),
+    [
+        ({}, {}, {}),
+        (
+            {"TaskTemplate": {"RestartPolicy": {"Window": 0}}},
+            {"TaskTemplate": {"RestartPolicy": {"Condition": "any", "MaxAttempts": 0, "Window": 0}}},
+            {"TaskTemplate": {"RestartPolicy": {"Delay": 5 * 10**9}}},
+        ),
+        (
+            {"TaskTemplate": {"RestartPolicy": {"Delay": 0, "Condition": ""}}},
+            {"TaskTemplate": {"RestartPolicy": {"Condition": "any", "Delay": 0, "MaxAttempts": 0}}}, {},
+        ),
+        (
+            {"TaskTemplate": {"Resources": {"Limits": {}}}}, {"TaskTemplate": {"Resources": {"Limits": {}}}},
+            {"TaskTemplate": {"Resources": {"Reservations": {}}}},
+        ),
+        ({"TaskTemplate": {"LogDriver": {}}}, {"TaskTemplate": {"LogDriver": {"Name": "json-file"}}}, {}),
+        ({"TaskTemplate": {"Placement": {}}}, {"TaskTemplate": {"Placement": {}}}, {}),
+        ({"TaskTemplate": {"ContainerSpec": {"StopGracePeriod": 0}}}, {"TaskTemplate": {"ContainerSpec": {"StopGracePeriod": 0}}}, {}),
+        ({"UpdateConfig": {"Monitor": 0}}, {"UpdateConfig": UPDATE}, {"UpdateConfig": {"Monitor": 5 * 10**9}}),
+        ({"RollbackConfig": {"Monitor": 7}}, {"RollbackConfig": UPDATE | {"Monitor": 7}}, {}),
+        ({"EndpointSpec": {}}, {"EndpointSpec": {"Mode": "vip"}}, {}),
+    ],
+)  # fmt: skip
+def test_a_spec_comes_back_as_it_was_given(given: Any, shown: Any, filled: Any) -> None:
+    """`filled`: what the defaults add beside those of the parts that are absent as a whole."""
+    least: Any = {
+        "Name": "web", "Labels": {}, "Mode": {"Replicated": {"Replicas": 1}},
+        "TaskTemplate": {"ContainerSpec": {"Image": "a", "Isolation": "default"}, "ForceUpdate": 0, "Runtime": "container"},
+    }  # fmt: skip
+    spec = read(merged(least, given))
+    as_given = json.loads(encode(spec_json(spec)))
+    assert as_given == merged(least, shown)
+    assert read(as_given) == spec
+    with_defaults = json.loads(encode(spec_json(spec, defaults=True)))
+    assert with_defaults == merged(merged(ALL_DEFAULTS, as_given), filled)
 
 
 WORD = st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True)

@@ -1,9 +1,9 @@
 """Services: the JSON of a service spec, its task template, and of a service.
 
 Decoding takes a `Resolver`, because a request names networks by name, id or prefix, and the model
-only by id. Absent fields get Docker's defaults, and encoding prints the defaults, so that decoding
-an encoded spec gives the same spec. This file refuses only what the model has no place for;
-`control.validate` decides whether a spec makes sense.
+only by id. Absent fields get Docker's defaults; a service's spec is printed without those that were
+left out (`service_defaults.py`), so that decoding an encoded spec gives the same spec. This file
+refuses only what the model has no place for; `control.validate` decides whether a spec makes sense.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,19 @@ from weft.api.schema.job import job_status_json, mode_from, mode_json
 from weft.api.schema.mount import mount_from, mount_json
 from weft.api.schema.privileges import privileges_from, privileges_json
 from weft.api.schema.reference import reference_from, reference_json
+from weft.api.schema.service_defaults import left_out, without
 from weft.api.schema.service_wire import (
     AttachmentWire,
     ContainerWire,
+    DnsWire,
     EndpointWire,
+    LimitsWire,
+    LogDriverWire,
     PlacementWire,
     PortWire,
+    ReservationsWire,
+    ResourcesWire,
+    RestartWire,
     ServiceWire,
     TaskWire,
     UpdateWire,
@@ -73,7 +80,8 @@ def spec_from(wire: ServiceWire, resolve: Resolver) -> ServiceSpec:
         job=job,
         update=_update_from(wire.update_config),
         rollback=_update_from(wire.rollback_config),
-        endpoint=_endpoint_from(wire.endpoint_spec),
+        endpoint=_endpoint_from(wire.endpoint_spec or EndpointWire()),
+        unset=left_out(wire),
     )
 
 
@@ -88,11 +96,9 @@ def _task_from(wire: TaskWire, networks: tuple[AttachmentWire, ...], resolve: Re
         raise InvalidArgument(
             "TaskTemplate.Networks: the network host cannot be combined with other networks"
         )
-    restart, limits, reservations = (
-        wire.restart_policy,
-        wire.resources.limits,
-        wire.resources.reservations,
-    )
+    resources, log = wire.resources or ResourcesWire(), wire.log_driver or LogDriverWire()
+    limits = resources.limits or LimitsWire()
+    reservations = resources.reservations or ReservationsWire()
     return TaskSpec(
         container=_container_from(wire.container_spec),
         limits=Resources(limits.nano_cpus, limits.memory, limits.pids),
@@ -101,23 +107,27 @@ def _task_from(wire: TaskWire, networks: tuple[AttachmentWire, ...], resolve: Re
             reservations.memory,
             generic=reserved_from(reservations.generic_resources),
         ),
-        restart=RestartPolicy(
-            condition=restart.condition or "any",
-            delay=5 * SECOND if restart.delay is None else restart.delay,
-            max_attempts=restart.max_attempts,
-            window=restart.window,
-        ),
-        placement=_placement_from(wire.placement),
+        restart=_restart_from(wire.restart_policy or RestartWire()),
+        placement=_placement_from(wire.placement or PlacementWire()),
         networks=attached,
         host_network=len(attached) < len(targets),
-        log_driver=wire.log_driver.name or log_options.DEFAULT,
-        log_options=wire.log_driver.options,
+        log_driver=log.name or log_options.DEFAULT,
+        log_options=log.options,
         force_update=wire.force_update,
     )
 
 
+def _restart_from(wire: RestartWire) -> RestartPolicy:
+    return RestartPolicy(
+        condition=wire.condition or "any",
+        delay=5 * SECOND if wire.delay is None else wire.delay,
+        max_attempts=wire.max_attempts,
+        window=wire.window or 0,
+    )
+
+
 def _container_from(wire: ContainerWire) -> ContainerSpec:
-    grace = wire.stop_grace_period
+    grace, dns = wire.stop_grace_period, wire.dns or DnsWire()
     return ContainerSpec(
         image=wire.image,
         labels=wire.labels,
@@ -146,9 +156,9 @@ def _container_from(wire: ContainerWire) -> ContainerSpec:
         ),
         stop_grace_period=10 * SECOND if grace is None else grace,
         hosts=wire.hosts,
-        dns_servers=wire.dns.nameservers,
-        dns_search=wire.dns.search,
-        dns_options=wire.dns.options,
+        dns_servers=dns.nameservers,
+        dns_search=dns.search,
+        dns_options=dns.options,
         init=wire.init,
         oom_score_adj=wire.oom_score_adj,
         privileges=privileges_from(wire.privileges),
@@ -199,13 +209,14 @@ def _port_from(wire: PortWire) -> PublishedPort:
 # --- model -> JSON
 
 
-def service_json(service: Service) -> Json:
+def service_json(service: Service, *, defaults: bool = False) -> Json:
+    """`defaults`: the current spec also has the parts that the user left out."""
     body: Json = {
         "ID": service.id,
         "Version": {"Index": service.meta.version},
         "CreatedAt": rfc3339(service.meta.created_at),
         "UpdatedAt": rfc3339(service.meta.updated_at),
-        "Spec": spec_json(service.spec),
+        "Spec": spec_json(service.spec, defaults=defaults),
     }
     if service.previous_spec is not None:
         body["PreviousSpec"] = spec_json(service.previous_spec)
@@ -217,20 +228,25 @@ def service_json(service: Service) -> Json:
     return body
 
 
-def spec_json(spec: ServiceSpec) -> Json:
+def spec_json(spec: ServiceSpec, *, defaults: bool = False) -> Json:
     configs = {"UpdateConfig": spec.update, "RollbackConfig": spec.rollback}
     updates = {} if spec.job else {name: _update_json(config) for name, config in configs.items()}
-    return {
+    task = task_template_json(spec.task)
+    task["RestartPolicy"] |= {"Window": spec.task.restart.window}
+    task["LogDriver"] = _log_driver_json(spec.task)
+    whole = {
         "Name": spec.name,
         "Labels": spec.labels,
-        "TaskTemplate": task_template_json(spec.task),
+        "TaskTemplate": task,
         "Mode": mode_json(spec),
         **updates,
         "EndpointSpec": _endpoint_json(spec.endpoint),
     }
+    return without(whole, spec.unset, defaults=defaults)
 
 
 def task_template_json(task: TaskSpec) -> Json:
+    """With all defaults, except for the restart policy's window and the log driver."""
     restart = {
         "Condition": task.restart.condition,
         "Delay": task.restart.delay,
@@ -252,8 +268,12 @@ def task_template_json(task: TaskSpec) -> Json:
         networks = [{"Target": HOST}]
     body |= omit_empty({"Networks": networks})
     if task.log_driver != log_options.DEFAULT or task.log_options:
-        body["LogDriver"] = {"Name": task.log_driver} | omit_empty({"Options": task.log_options})
+        body["LogDriver"] = _log_driver_json(task)
     return body | {"ForceUpdate": task.force_update, "Runtime": "container"}
+
+
+def _log_driver_json(task: TaskSpec) -> Json:
+    return {"Name": task.log_driver} | omit_empty({"Options": task.log_options})
 
 
 def _container_json(spec: ContainerSpec) -> Json:

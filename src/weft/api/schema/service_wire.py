@@ -49,7 +49,7 @@ class ContainerWire(Wire, frozen=True):
     hosts: tuple[str, ...] = ()
     secrets: Annotated[tuple[SecretWire, ...], FEW] = ()
     configs: Annotated[tuple[ConfigWire, ...], FEW] = ()
-    dns: DnsWire = field(name="DNSConfig", default=DnsWire())
+    dns: DnsWire | None = field(name="DNSConfig", default=None)
     isolation: Literal["", "default"] = ""
     init: bool | None = None
     healthcheck: HealthCheckWire | None = None
@@ -76,15 +76,15 @@ class ReservationsWire(Wire, frozen=True):
 class ResourcesWire(Wire, frozen=True):
     lacks: ClassVar[tuple[str, ...]] = ("SwapBytes", "MemorySwappiness")
 
-    limits: LimitsWire = LimitsWire()
-    reservations: ReservationsWire = ReservationsWire()
+    limits: LimitsWire | None = None
+    reservations: ReservationsWire | None = None
 
 
 class RestartWire(Wire, frozen=True):
     condition: Literal["", "none", "on-failure", "any"] = ""
     delay: Count | None = None
     max_attempts: Count = 0
-    window: Count = 0
+    window: Count | None = None
 
 
 class SpreadWire(Wire, frozen=True):
@@ -123,11 +123,11 @@ class TaskWire(Wire, frozen=True):
     lacks: ClassVar[tuple[str, ...]] = ("PluginSpec", "NetworkAttachmentSpec")
 
     container_spec: ContainerWire | None = None
-    resources: ResourcesWire = ResourcesWire()
-    restart_policy: RestartWire = RestartWire()
-    placement: PlacementWire = PlacementWire()
+    resources: ResourcesWire | None = None
+    restart_policy: RestartWire | None = None
+    placement: PlacementWire | None = None
     networks: Annotated[tuple[AttachmentWire, ...], FEW] = ()
-    log_driver: LogDriverWire = LogDriverWire()
+    log_driver: LogDriverWire | None = None
     force_update: Count = 0
     runtime: Literal["", "container"] = ""
 
@@ -182,4 +182,4 @@ class ServiceWire(Wire, frozen=True):
     update_config: UpdateWire | None = None
     rollback_config: UpdateWire | None = None
     networks: Annotated[tuple[AttachmentWire, ...], FEW] = ()
-    endpoint_spec: EndpointWire = EndpointWire()
+    endpoint_spec: EndpointWire | None = None
