@@ -242,6 +242,16 @@ def test_a_virtual_address_keeps_the_caller_and_spreads(cluster: Cluster, names:
     assert len({a["hostname"] for a in answers}) == 3
     assert {a["server_addr"] for a in answers} == set(wanted)
     assert {a["remote_addr"] for a in answers if a["server_addr"] != own} == {own}
+    cluster.docker(
+        "node1", "service", "update", "-d", "--label-add", "weft.affinity=client-address", "vip"
+    )
+    probe = f"for i in $(seq 20); do curl -sS --max-time 3 http://{vip}/whoami; echo; done"
+
+    def reached() -> set[str]:
+        said = cluster.inside("node1", container, "sh", "-c", probe)
+        return {json.loads(line)["server_addr"] for line in said.splitlines() if line}
+
+    cluster.eventually(lambda: len(reached()) == 1, 10, "one task for one client")
 
 
 def test_names_follow_the_tasks(cluster: Cluster, names: Names) -> None:

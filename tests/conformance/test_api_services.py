@@ -198,6 +198,14 @@ def test_a_service_from_creation_to_removal(manager: Daemon) -> None:
             "a service of mode global cannot be rebalanced",
         ),
         (
+            ["--label", "weft.affinity=client-address", "--endpoint-mode", "dnsrr"],
+            "Labels: weft.affinity=client-address: with endpoint mode dnsrr callers choose a task",
+        ),
+        (
+            ["--label", "weft.affinity=client-address", "--network", "host"],
+            "callers of a service on the network host choose a host themselves",
+        ),
+        (
             ["--label", "weft.address.lan=10.1.2.3"],
             "Labels: weft.address.lan=10.1.2.3: the service is not on a network lan, on no network",
         ),

@@ -40,7 +40,10 @@ from weft.network.kernel_state import HOST, KernelState, Namespace, Table
 from weft.network.loadbalancer import choice
 from weft.network.operations import ChangeTable, Operation, ReplaceTable
 from weft.network.render.changes import Changes, Comparison
+from weft.network.render.table import text
 from weft.network.service_table import Backend, Service, Services, balanced
+from weft.network.trace.conntrack import Packet
+from weft.network.trace.nft import Flight, parse, run
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -268,6 +271,37 @@ def test_no_connection_is_refused_while_what_translates_it_changes(
     for opened in (nft, filter_, route):
         opened.close()
     assert refused == []
+
+
+@in_throwaway
+def test_the_kernel_keeps_a_client_with_the_task_that_its_address_means() -> None:
+    """The interpreter of the walk computes the same hash."""
+    sticky = msgspec.structs.replace(RECORD, affinity="client-address")
+    backends = [Backend(IPv4Address(f"127.0.1.{n}")) for n in (1, 2, 3)]
+    table = table_of({VIRTUAL: balanced(sticky, backends)})
+    nft, filter_, route = Nft(), NetlinkSocket(NETLINK_NETFILTER), NetlinkSocket()
+    route.execute([link.loopback_up()])
+    nft.replace(table_of({VIRTUAL: service([1, 2, 3])}))
+    change(filter_, table, changes_between(table_of({VIRTUAL: service([1, 2, 3])}), table))
+    rules = parse(text(table))
+    reached: dict[str, set[str]] = {}
+    with socket.create_server(("0.0.0.0", 8000)) as server:
+        for client in [f"127.0.2.{n}" for n in range(1, 21)]:
+            for _ in range(5):
+                with (
+                    socket.create_connection((str(VIRTUAL), 8000), 5, (client, 0)),
+                    server.accept()[0] as accepted,
+                ):
+                    reached.setdefault(client, set()).add(accepted.getsockname()[0])
+            packet = Packet("tcp", IPv4Address(client), 40000, VIRTUAL, 8000)
+            flight = Flight(packet, lambda _: True, {})
+            word = run(rules, rules.chains["vip-nat-out"], flight).word
+            assert {word} == {f"dnat {address}" for address in reached[client]}
+    for opened in (nft, filter_, route):
+        opened.close()
+    assert {home for homes in reached.values() for home in homes} == {
+        str(backend.address) for backend in backends
+    }
 
 
 # --- who else writes

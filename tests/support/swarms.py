@@ -27,7 +27,7 @@ from weft.model.cluster import VXLAN_PORT
 from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId, TaskId, WorkloadId
 from weft.model.network import Segment
 from weft.model.sandbox import NodeFacts, Sandbox
-from weft.model.service import ContainerSpec, PublishedPort, TaskSpec
+from weft.model.service import Affinity, ContainerSpec, PublishedPort, TaskSpec
 from weft.model.task import Attachment, TaskState
 from weft.model.workload import Resident
 
@@ -99,6 +99,7 @@ class Swarm:
         ports: Sequence[PublishedPort] = (),
         on: Sequence[int] = (),
         virtual: bool = True,
+        affinity: Affinity = "",
     ) -> list[TaskId]:
         """A service with one task on each of the nodes `on` (from 1); gives their ids."""
         id = ServiceId(padded(name))
@@ -110,7 +111,12 @@ class Swarm:
                 tuple(p for p in ports if p.mode == "ingress") if network == self.ingress else ()
             )
             self.services[network][id] = ServiceRecord(
-                id=id, network=network, name=name, virtual_address=address, ports=shown
+                id=id,
+                network=network,
+                name=name,
+                virtual_address=address,
+                ports=shown,
+                affinity=affinity,
             )
         return [
             self._task(name, id, slot, self.nodes[node - 1], attached, ports)

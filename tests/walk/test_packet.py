@@ -19,6 +19,7 @@ from tests.walk.damage import NEIGHBOUR, SABOTAGE, forget, planned_on_node1
 from weft.linux import fake_stack as ip
 from weft.linux.fake_underlay import Place
 from weft.model.encryption import DataKey
+from weft.model.ids import TaskId
 from weft.model.service import PublishedPort
 from weft.network import operations as op
 from weft.network.kernel_state import HOST, Route
@@ -178,6 +179,42 @@ def test_tasks_take_turns() -> None:
         for i in range(6)
     ]
     assert again == seen, "a connection stays with its task"
+
+
+def test_a_client_stays_with_one_task_by_whichever_host_it_asks() -> None:
+    """Which one follows from its address, and from the tasks that serve."""
+    swarm = Swarm(3)
+    net = swarm.network("mynet", "10.10.10.0/24")
+    web = swarm.service(
+        "web",
+        net,
+        ports=[PublishedPort(target=80, published=WEB)],
+        on=[1, 2, 3],
+        affinity="client-address",
+    )
+    app, *_ = swarm.service("app", net, on=[3])
+    cluster = Cluster(swarm)
+
+    def served(client: IPv4Address, first: int = 41000) -> set[TaskId]:
+        """By connections of their own."""
+        return {
+            cluster.task_at(cluster.from_outside(host, WEB, source=(client, first + i)))
+            for host in ("node1", "node2", "node3")
+            for i in range(4)
+        }
+
+    clients = [CLIENT + n for n in range(20)]
+    homes = {client: served(client) for client in clients}
+    assert all(len(tasks) == 1 for tasks in homes.values())
+    assert set().union(*homes.values()) == set(web)
+    virtual = swarm.services[net][swarm.tasks[web[0]].service].virtual_address
+    assert virtual is not None
+    assert len({cluster.task_at(cluster.from_task(app, virtual, 80)) for _ in range(4)}) == 1
+    swarm.set_serving(web[0], False)
+    cluster.apply()
+    for client, (home,) in homes.items():
+        (now,) = served(client, 42000)
+        assert now == home or home == web[0]
 
 
 def test_one_client_port_by_three_hosts_at_once(cluster: Cluster) -> None:

@@ -258,6 +258,10 @@ _TABLE_CHECKS = (
         "table ip w { chain g { numgen random mod 2 == 0 accept\n}\n}",
     ),
     (
+        "nftables hashes (CONFIG_NFT_HASH)",
+        "table ip w { chain h { jhash ip saddr mod 2 seed 1 == 0 accept\n}\n}",
+    ),
+    (
         "nftables connection tracking with zones (CONFIG_NFT_CT, CONFIG_NF_CONNTRACK_ZONES)",
         (
             "table ip w { chain c { type filter hook prerouting priority raw; ct original zone set"

@@ -23,7 +23,7 @@ from weft.model.ids import ConfigId, NetworkId, NodeId, SecretId, ServiceId, Tas
 from weft.model.network import Segment
 from weft.model.registry import PullAuth
 from weft.model.secret import Payload
-from weft.model.service import PublishedPort, TaskSpec
+from weft.model.service import Affinity, PublishedPort, TaskSpec
 from weft.model.task import Attachment, Task, TaskState
 
 
@@ -126,6 +126,7 @@ class ServiceRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, k
     aliases: tuple[str, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
     """Ports published in the routing mesh; only on the ingress network."""
+    affinity: Affinity = ""
     former: dict[int, tuple[PublishedPort, ...]] = {}
     """Ports of tasks that were started with other ports, by the task's version. They are stored
     once per version, not per task: a service may have ten thousand ports."""

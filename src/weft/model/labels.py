@@ -13,7 +13,7 @@ import msgspec
 from weft.errors import InvalidArgument, clip
 from weft.model.device import Device
 from weft.model.numbers import decimal
-from weft.model.service import ServiceSpec
+from weft.model.service import Affinity, ServiceSpec
 
 PREFIX = "weft."
 DEVICES = "weft.devices"
@@ -28,7 +28,9 @@ ADDRESS = "weft.address."
 """With the name of a network: the service's virtual address there."""
 TASK_ADDRESSES = "weft.task-addresses."
 """With the name of a network: the tasks' addresses there, by slot, with commas between them."""
-KNOWN = (DEVICES, PRIVILEGED, START_AFTER, REBALANCE)
+AFFINITY = "weft.affinity"
+"""`client-address`: the connections of a client reach the same task."""
+KNOWN = (AFFINITY, DEVICES, PRIVILEGED, START_AFTER, REBALANCE)
 OF_NETWORKS = (ADDRESS, TASK_ADDRESSES)
 """How labels begin that end with the name of a network."""
 MAX_DEVICES = 64
@@ -58,7 +60,9 @@ def applied(spec: ServiceSpec) -> ServiceSpec:
         container, devices=devices(spec.labels), privileges=privileges
     )
     return msgspec.structs.replace(
-        spec, task=msgspec.structs.replace(spec.task, container=container)
+        spec,
+        task=msgspec.structs.replace(spec.task, container=container),
+        endpoint=msgspec.structs.replace(spec.endpoint, affinity=affinity(spec.labels)),
     )
 
 
@@ -106,6 +110,15 @@ def moves_at_once(labels: Mapping[str, str]) -> int:
     if not moves:
         raise refusal(REBALANCE, text, f"must be true, false, or a number from 1 to {MAX_MOVES}")
     return moves
+
+
+def affinity(labels: Mapping[str, str]) -> Affinity:
+    """Raises `InvalidArgument`."""
+    if AFFINITY not in labels:
+        return ""
+    if labels[AFFINITY] != "client-address":
+        raise refusal(AFFINITY, labels[AFFINITY], "must be client-address")
+    return "client-address"
 
 
 def network_of(label: str) -> str:

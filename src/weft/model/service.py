@@ -143,9 +143,14 @@ class PublishedPort(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The host's address on which the port is published; None: on all. In host mode only."""
 
 
+Affinity = Literal["", "client-address"]
+
+
 class EndpointSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     mode: Literal["vip", "dnsrr"] = "vip"
     ports: tuple[PublishedPort, ...] = ()
+    affinity: Affinity = ""
+    """Which connections are to reach the same task: none in particular, or those of a client."""
 
 
 class UpdateConfig(msgspec.Struct, frozen=True, omit_defaults=True):

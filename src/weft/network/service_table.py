@@ -5,7 +5,8 @@ counts new connections around the ring and skips empty slots, so that each backe
 exactly, and one backend more or less changes one slot (`render/services.py` has the rules). Backend
 number i has the slot whose number is i with its bits reversed, which keeps the empty slots apart
 from each other. The ring grows and shrinks so that among TRIES slots in a row at least one is
-taken.
+taken. For a service with affinity, the kernel finds the slot by the client's address; each slot is
+taken, as `affinity.py` says.
 
 Until a task is gone, it is reached by the ports that it was started with, whatever its service
 publishes meanwhile: during a rolling update one port may lead to two targets.
@@ -26,6 +27,7 @@ from weft.model.addresses import Port, Protocol
 from weft.model.assignment import EndpointRecord, NetworkView, ServiceRecord
 from weft.model.ids import ServiceId
 from weft.model.service import PublishedPort
+from weft.network import affinity
 from weft.network.memo import exchanged
 
 TRIES = 8
@@ -57,9 +59,12 @@ class Service(msgspec.Struct, frozen=True):
     id: ServiceId
     name: str
     backends: tuple[Backend, ...] = ()
-    """By number, each as often as its weight. Empty: new connections are refused."""
+    """By number, each as often as its weight, or as many slots as it has. Empty: new connections
+    are refused."""
     size: int = 0
     """The number of slots of the ring."""
+    by_client: bool = False
+    """Whether the client's address decides on the slot."""
 
     def slots(self) -> Iterator[tuple[int, Backend]]:
         bits = self.size.bit_length() - 1
@@ -190,11 +195,25 @@ def balanced(
     record: ServiceRecord, backends: Sequence[Backend], before: Service | None = None
 ) -> Service:
     """`backends`: all different. `before`: the previous service at the destination."""
+    if record.affinity:
+        return _by_client(record, backends)
+    if before is not None and before.by_client:
+        before = None
     wanted = [backend for backend in backends for _ in range(backend.weight)]
     numbered = _numbered(wanted, before.backends if before else ())
     return Service(
         record.id, record.name, numbered, _size(len(numbered), before.size if before else 0)
     )
+
+
+def _by_client(record: ServiceRecord, backends: Sequence[Backend]) -> Service:
+    """Does not depend on the past, so that all hosts agree. During a rolling update a task may have
+    two ports: only its address counts."""
+    at = {backend.address: backend for backend in backends}
+    size = affinity.ring_size(len(at))
+    chosen = affinity.owners(list(at), size)
+    taken = list(at.values())
+    return Service(record.id, record.name, tuple(taken[i] for i in chosen), size, by_client=True)
 
 
 def _numbered(wanted: Sequence[Backend], before: Sequence[Backend]) -> tuple[Backend, ...]:

@@ -7,7 +7,7 @@ import pytest
 
 from weft.errors import InvalidArgument
 from weft.model.device import Device
-from weft.model.labels import DEVICES, PRIVILEGED, START_AFTER, applied
+from weft.model.labels import AFFINITY, DEVICES, PRIVILEGED, START_AFTER, applied
 from weft.model.service import ContainerSpec, ServiceSpec, TaskSpec
 
 TASK = TaskSpec(container=ContainerSpec(image="busybox"))
@@ -52,6 +52,8 @@ def test_labels_decide_alone_about_the_containers() -> None:
     [
         (PRIVILEGED, "yes", "must be true or false"),
         (PRIVILEGED, "", "must be true or false"),
+        (AFFINITY, "", "must be client-address"),
+        (AFFINITY, "cookie", "must be client-address"),
         (START_AFTER, "db,,web", "must be a list with commas, without empty words"),
         (START_AFTER, ",".join("a" * 65), "names more than 64 services"),
         (DEVICES, "", "must be a list with commas, without empty words"),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.support.swarms import Swarm
 from weft.model.assignment import ServiceRecord
 from weft.model.ids import NetworkId, ServiceId
+from weft.model.service import Affinity
 from weft.network.fragments import serving, table, union
 from weft.network.ingress import mesh
 from weft.network.kernel_state import HOST, ElementSet, SetType, Table
@@ -35,8 +36,8 @@ LEGS = SetType(("ether_addr",), ("mark",))
 SERVERS = ("10.9.9.1", "10.9.9.2", "10.9.9.3")
 
 
-def record(name: str) -> ServiceRecord:
-    return ServiceRecord(id=ServiceId(name), network=NetworkId("net"), name=name)
+def record(name: str, affinity: Affinity = "") -> ServiceRecord:
+    return ServiceRecord(id=ServiceId(name), network=NetworkId("net"), name=name, affinity=affinity)
 
 
 @st.composite
@@ -57,7 +58,9 @@ def services(
         elif kind != "absent":
             numbers = draw(st.sets(st.integers(1, 20), max_size=12))
             backends = sorted(Backend(FIRST + n, port) for n in numbers)
-            found[key] = balanced(record(f"s{number}{draw(st.sampled_from('ab'))}"), backends, old)
+            sticky: Affinity = draw(st.sampled_from(["", "", "client-address"]))
+            name = f"s{number}{draw(st.sampled_from('ab'))}"
+            found[key] = balanced(record(name, sticky), backends, old)
     return found
 
 

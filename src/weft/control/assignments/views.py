@@ -292,7 +292,12 @@ def _service_record(state: ClusterState, network: NetworkId, id: ServiceId) -> S
             version: had for version, all_ in by_version.items() if (had := _mesh(all_)) != ports
         }
         record = ServiceRecord(
-            id=id, network=network, name=service.name, ports=ports, former=former
+            id=id,
+            network=network,
+            name=service.name,
+            ports=ports,
+            affinity=service.spec.endpoint.affinity,
+            former=former,
         )
         return record if ports or former else None
     wanted = next((a for a in service.spec.task.networks if a.target == network), None)
@@ -309,6 +314,7 @@ def _service_record(state: ClusterState, network: NetworkId, id: ServiceId) -> S
         name=service.name,
         virtual_address=address,
         aliases=(*aliases, *kept),
+        affinity=service.spec.endpoint.affinity,
     )
 
 

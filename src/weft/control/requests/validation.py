@@ -62,6 +62,7 @@ def validate_service(spec: ServiceSpec) -> None:
         )
     _validate_endpoint(spec.endpoint)
     _validate_rebalance(spec)
+    _validate_affinity(spec)
     if spec.task.host_network:
         _validate_on_host(spec.endpoint)
 
@@ -256,6 +257,17 @@ def _validate_rebalance(spec: ServiceSpec) -> None:
         cause = "a service with placement preferences cannot be rebalanced: remove one of the two"
     if cause:
         raise labels.refusal(labels.REBALANCE, spec.labels[labels.REBALANCE], cause)
+
+
+def _validate_affinity(spec: ServiceSpec) -> None:
+    """Nobody chooses a task where callers ask for tasks by name."""
+    cause = ""
+    if spec.endpoint.mode == "dnsrr":
+        cause = "with endpoint mode dnsrr callers choose a task themselves: use endpoint mode vip"
+    elif spec.task.host_network:
+        cause = "callers of a service on the network host choose a host themselves"
+    if spec.endpoint.affinity and cause:
+        raise labels.refusal(labels.AFFINITY, spec.labels[labels.AFFINITY], cause)
 
 
 def _validate_on_host(endpoint: EndpointSpec) -> None:

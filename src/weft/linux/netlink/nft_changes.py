@@ -26,7 +26,7 @@ from weft.network.render.changes import (
     RemoveElements,
     SetTurn,
 )
-from weft.network.render.services import Turn
+from weft.network.render.services import SEED, Turn
 
 _NEWCHAIN, _DELCHAIN, _NEWRULE, _DELRULE, _NEWSETELEM, _GETSETELEM, _DELSETELEM = (
     3,
@@ -56,14 +56,15 @@ _PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "sctp": 132}
 _MOST = 256
 """Most elements in a message: the length of an attribute has 16 bits."""
 
-_FIRST, _SECOND = 1, 9
-"""Registers: the first one of sixteen bytes, and the second quarter of it by its name as a 4-byte
-register."""
+_FIRST, _SECOND, _SPARE = 1, 9, 14
+"""Registers: the first one of sixteen bytes, the second quarter of it by its name as a 4-byte
+register, and the one in which nft puts what it hashes."""
 _NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
 _META_L4PROTO = 16
-_DESTINATION_ADDRESS, _DESTINATION_PORT = 16, 2
-"""Offsets in the two headers."""
+_SOURCE_ADDRESS, _DESTINATION_ADDRESS, _DESTINATION_PORT = 12, 16, 2
+"""Offsets in the headers of packets."""
 _INCREMENTAL = 0
+_JENKINS = 0
 _DNAT, _IPV4 = 1, 2
 
 
@@ -190,12 +191,10 @@ def _octets(field: Field, value: Value) -> bytes:
 
 def _rule(turn: Turn, start: int) -> bytes:
     """`turn.rule(start)`, as nft would compile it."""
-    offset, mask = turn.offset(start)
     comment = turn.service.encode() + b"\0"
     expressions = (
         *_destination(turn),
-        _expression("numgen", (1, _SECOND), (2, turn.size), (3, _INCREMENTAL), (4, offset)),
-        _masked(mask),
+        *(_hashed(turn) if turn.by_client else _counted(turn, start)),
         _expression("lookup", (1, turn.slots), (2, _FIRST), (3, _FIRST)),
         _translation(turn),
     )
@@ -218,6 +217,21 @@ def _destination(turn: Turn) -> Iterator[bytes]:
     )
     yield _expression(
         "payload", (1, _FIRST), (2, _TRANSPORT_HEADER), (3, _DESTINATION_PORT), (4, 2)
+    )
+
+
+def _counted(turn: Turn, start: int) -> Iterator[bytes]:
+    """Loads the number of the next slot into the second register."""
+    offset, mask = turn.offset(start)
+    yield _expression("numgen", (1, _SECOND), (2, turn.size), (3, _INCREMENTAL), (4, offset))
+    yield _masked(mask)
+
+
+def _hashed(turn: Turn) -> Iterator[bytes]:
+    """Loads the number of the client's slot into the second register."""
+    yield _expression("payload", (1, _SPARE), (2, _NETWORK_HEADER), (3, _SOURCE_ADDRESS), (4, 4))
+    yield _expression(
+        "hash", (1, _SPARE), (2, _SECOND), (3, 4), (4, turn.size), (5, SEED), (6, 0), (7, _JENKINS)
     )
 
 

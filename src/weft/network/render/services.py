@@ -13,6 +13,10 @@ A packet in flight while elements change finds one of them. If the ring has just
 the packet may first meet slots that are empty now. Before Linux 6.17 (commit b2f742c846ca) a
 look-up could miss an element that one transaction removes and adds again; the next look-up finds
 it. Decision 20.
+
+The rule of a service with affinity takes the slot from the client's address instead of the count:
+`jhash ip saddr mod <slots>`, with a seed that all hosts know. The same slot is tried again then, and
+all slots are taken.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +29,9 @@ from weft.model.addresses import Protocol
 from weft.network.kernel_state import ElementSet, Entry, Field, SetType
 from weft.network.service_table import TRIES, Destination, Service
 
+SEED = 0x77656674
+"""Of the hash of clients' addresses. A client who knows it can choose its task, which does no
+harm."""
 PROTOCOLS: Sequence[Protocol] = ("tcp", "udp", "sctp")
 _VERDICT: tuple[Field, ...] = ("verdict",)
 _ADDRESS: tuple[Field, ...] = ("ipv4_addr",)
@@ -80,6 +87,8 @@ class Turn(msgspec.Struct, frozen=True):
     """The number of slots of the ring."""
     service: str
     """The service's name, written as a comment."""
+    by_client: bool = False
+    """Whether the slot follows from the client's address instead of the count."""
 
     @property
     def slots(self) -> str:
@@ -90,6 +99,8 @@ class Turn(msgspec.Struct, frozen=True):
         destination = f"{self.protocol} dport" if self.protocol else "ip daddr"
         offset, mask = self.offset(start)
         turn = f"(numgen inc mod {self.size} offset {offset} & {mask})"
+        if self.by_client:
+            turn = f"jhash ip saddr mod {self.size} seed {SEED:#x}"
         return f'dnat ip to {destination} . {turn} map @{self.slots} comment "{self.service}"'
 
     def offset(self, start: int) -> tuple[int, int]:
@@ -103,7 +114,9 @@ def turn(destination: Destination, service: Service) -> Turn | None:
     if not service.backends:
         return None
     protocol = None if isinstance(destination, IPv4Address) else destination.protocol
-    return Turn(_chain(destination), protocol, service.size, service.name)
+    return Turn(
+        _chain(destination), protocol, service.size, service.name, by_client=service.by_client
+    )
 
 
 def entries(destination: Destination, service: Service) -> Iterator[tuple[str, Entry, Entry]]:

@@ -23,6 +23,7 @@ from weft.network.render.changes import (
 )
 from weft.network.render.table import element
 from weft.network.trace.conntrack import Packet, Tracked
+from weft.network.trace.jhash import jhash
 
 BLOCK = re.compile(r"  (chain|set|map) (\S+) \{\n(.*?)\n  \}(?:\n|$)", re.DOTALL)
 BASE = re.compile(r'type (\w+) hook (\w+)(?: device "(\S+)")? priority (-?\d+); policy accept;')
@@ -300,6 +301,16 @@ def _dnat_in_turn(m: re.Match[str], f: Flight, r: Ruleset) -> bool:
     return _send_to(r.elements[slots].get(f"{asked} . {slot}"))
 
 
+def _dnat_by_client(m: re.Match[str], f: Flight, r: Ruleset) -> bool:
+    """`dnat ip to tcp dport . jhash ip saddr mod 256 seed 0x5eed map @slots`"""
+    field, size, seed, slots = m.groups()
+    if field != "ip daddr" and f.packet.protocol != field.split()[0]:
+        return False
+    slot = jhash(f.packet.source, int(size), int(seed, 16))
+    asked = f.packet.destination if field == "ip daddr" else f.packet.destination_port
+    return _send_to(r.elements[slots].get(f"{asked} . {slot}"))
+
+
 def _stop(m: re.Match[str], f: Flight, r: Ruleset) -> bool:
     raise Stop(m[0].strip())
 
@@ -337,6 +348,8 @@ STATEMENTS = (
     _statement(r"ether daddr set meta mark map @(\S+)", _set_ether),
     _statement(r"dnat ip to (ip daddr|tcp dport|udp dport|sctp dport) \. "
                r"\(?numgen inc mod (\d+)(?: offset (\d+) & (\d+)\))? map @(\S+)", _dnat_in_turn),
+    _statement(r"dnat ip to (ip daddr|tcp dport|udp dport|sctp dport) \. "
+               r"jhash ip saddr mod (\d+) seed (0x\w+) map @(\S+)", _dnat_by_client),
     _statement(r"dnat ip to meta l4proto \. th dport map @(\S+)", lambda m, f, r: _send_to(r.elements[m[1]].get(_service(f)))),
     _statement(r"dnat ip to (\S+)", lambda m, f, r: _send_to(m[1])),
     _statement(r"snat ip to \S+", _stop),
