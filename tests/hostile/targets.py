@@ -114,6 +114,7 @@ async def in_memory(path: Path, drafts: Iterable[Draft]) -> list[str]:
     root.setLevel(logging.INFO)
     disk = tempfile.TemporaryDirectory()
     node = ManagedNode(Path(disk.name))
+    await node.resume()
     server = ApiServer(node)
     await server.start(path)
     try:

@@ -216,9 +216,7 @@ async def test_leaving_removes_what_is_ours(tmp_path: Path) -> None:
         await r.agent.close()
         await r.agent.leave()
         assert r.runtime.containers() == []
-        state = await r.kernel.read(
-            r.agent.networking.loop._plan(r.agent.assignment, r.agent.facts, [])
-        )
+        state = await r.kernel.read(r.planned())
         assert set(state.namespaces) <= {HOST}
         assert not state[HOST].links
         assert not list(r.data.iterdir())

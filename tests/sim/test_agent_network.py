@@ -15,6 +15,7 @@ from weft.errors import OperationFailed
 from weft.linux.fake import FakeKernel
 from weft.model.ids import WorkloadId
 from weft.model.task import TaskState
+from weft.network.diff import diff
 from weft.network.flows import Answered, Asked, Stale
 from weft.network.kernel_state import HOST, KernelState
 from weft.network.operations import Operation, RemoveLink, RemoveNamespace, RemoveTable, SetSysctl
@@ -68,9 +69,7 @@ def test_what_others_do_to_the_network_is_repaired_within_two_seconds(
         async with rig(tmp_path) as r:
             await r.until_all(TaskState.RUNNING)
             await asyncio.sleep(1)
-            desired = r.agent.networking.loop._plan(
-                r.agent.assignment, r.agent.facts, r.agent.connections.residents
-            )
+            desired = r.planned(*r.agent.connections.residents)
             before = await r.kernel.read(desired)
             overlay = f"1-{r.net[:10]}"
             table = next(iter(before[HOST].tables))
@@ -79,9 +78,9 @@ def test_what_others_do_to_the_network_is_repaired_within_two_seconds(
                 RemoveTable(HOST, *table),
             ]  # fmt: skip
             await r.kernel.apply([deeds[vandal]])
-            assert r.agent.networking.loop._diff(await r.kernel.read(desired), desired)
+            assert diff(await r.kernel.read(desired), desired)
             await asyncio.sleep(2)
-            assert not r.agent.networking.loop._diff(await r.kernel.read(desired), desired)
+            assert not diff(await r.kernel.read(desired), desired)
             await r.check_running()
 
     virtual_time.run(main())

@@ -168,6 +168,8 @@ class SimHost:
         assert self.agent is None
         facts = NodeFacts(node=self.identity.node, data_path_address=self.address)
         engine = Engine(self.name, self._engine_adapters())
+        engine.local.load()
+        self._run(engine.run())
         agent = self.agent = SimAgent(
             self.identity.node, self.disk / "agent", facts, engine, self._adapters()
         )

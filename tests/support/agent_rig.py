@@ -42,13 +42,16 @@ from weft.model.registry import PullAuth
 from weft.model.secret import Payload
 from weft.model.service import PublishedPort
 from weft.model.task import TaskState, TaskStatus
+from weft.model.workload import Resident
 from weft.network.flows import Stale
-from weft.network.kernel_state import HOST
+from weft.network.kernel_state import HOST, KernelState
+from weft.network.plan import plan
 from weft.runtime.fake import FakeImages, FakeRuntime
 from weft.runtime.fake_volumes import FakeVolumes
 from weft.session.base import Echo, Identity, SessionClosed
 from weft.session.fake import MemoryAgentSession, MemoryManagerSession, session_pair
 from weft.session.messages import AssignmentUpdate, Heartbeat, StatusAccepted, StatusUpdate, Welcome
+from weft.system.supervision import ended
 
 MANAGER = IPv4Address("192.0.2.9")
 """Where it is."""
@@ -182,6 +185,7 @@ class Rig:
         self.routes: tuple[str, ...] = ("192.0.2.0/24",)
         self.agent: Agent
         self.run: asyncio.Task[None]
+        self.engine_run: asyncio.Task[None]
 
     def entropy(self, n: int) -> bytes:
         return hashlib.sha256(str(next(self.counter)).encode()).digest()[:n]
@@ -222,12 +226,14 @@ class Rig:
             routes=lambda: self.routes,
         )
         engine.resume()
+        self.engine_run = asyncio.get_running_loop().create_task(engine.run())
         self.agent = Agent(self.swarm.nodes[0], self.data, self.swarm.facts(1), engine, adapters)
         self.run = asyncio.get_running_loop().create_task(self.agent.run())
 
     async def stop(self) -> None:
         self.run.cancel()
         await asyncio.wait((self.run,))
+        await ended(self.engine_run)
         await self.agent.engine.close()
 
     async def kill(self) -> None:
@@ -265,14 +271,11 @@ class Rig:
     def happened(self, what: str) -> Counter[ContainerId]:
         return Counter(id for event, id in self.runtime.history if event == what)
 
+    def planned(self, *residents: Resident) -> KernelState:
+        return plan(self.agent.assignment, self.agent.facts, residents)
+
     async def namespaces(self) -> set[str]:
-        return set(
-            (
-                await self.kernel.read(
-                    self.agent.networking.loop._plan(self.agent.assignment, self.agent.facts, [])
-                )
-            ).namespaces
-        )
+        return set((await self.kernel.read(self.planned())).namespaces)
 
     async def check_running(self) -> None:
         """One container per task, made once, started once, each with a sandbox of its own that is

@@ -53,8 +53,7 @@ class ApiDaemon:
             self.node = WholeNode(
                 Path(self._disk.name), self._hostname, real_images=self.real_images
             )
-            if self._again:
-                await self.node.resume()
+            await self.node.resume()
             self._again = False
             server = ApiServer(self.node)
             await self.listen(server)

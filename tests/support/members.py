@@ -23,6 +23,7 @@ from weft.session.client import Connector
 from weft.session.identity import CredentialSource
 from weft.session.tls import IsRevoked
 from weft.store.etcd.external import ExternalEtcd
+from weft.system.supervision import ended
 
 
 class Host:
@@ -47,6 +48,7 @@ class Host:
             external_etcd=where,
         )
         self.member: SwarmNode | None = None
+        self._engine: asyncio.Task[None] | None = None
 
     def _connector(
         self,
@@ -72,18 +74,27 @@ class Host:
             raise Unavailable(f"{self.address} is no manager, or not yet")
         return manager
 
+    def _begin(self) -> None:
+        """The engine's own work, which goes on while the host enters and leaves swarms."""
+        if self._engine is None:
+            self.environment.engine.local.load()
+            self._engine = asyncio.create_task(self.environment.engine.run())
+
     async def init(self) -> SwarmNode:
+        self._begin()
         request = InitRequest(listen_address=self.listen)
         self.member = await SwarmNode.found(self.environment, request, self.address, self.address)
         return self.member
 
     async def join(self, manager: str, token: str) -> SwarmNode:
         """`manager`: where one listens."""
+        self._begin()
         request = JoinRequest(listen_address=self.listen, remote_addresses=(manager,), token=token)
         self.member = await SwarmNode.enter(self.environment, request, self.address, self.address)
         return self.member
 
     async def resume(self) -> SwarmNode:
+        self._begin()
         self.member = await SwarmNode.resume(self.environment)
         return self.up
 
@@ -95,6 +106,9 @@ class Host:
         member, self.member = self.member, None
         if member is not None:
             await member.close()
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await ended(engine)
 
     def leads(self) -> bool:
         manager = self.up.manager

@@ -31,6 +31,7 @@ from weft.pki import unlock_key
 from weft.runtime.base import ImageExchange, Inside
 from weft.session.node_lock import LOCKED
 from weft.store.etcd.base import NO_MAJORITY
+from weft.system.supervision import ended
 
 log = logging.getLogger(__name__)
 
@@ -95,11 +96,15 @@ class HostNode:
         """Why the node cannot tell of which swarm it is a member."""
         self._changing = asyncio.Lock()
         """Held while the node enters or leaves a swarm."""
+        self._engine_run: asyncio.Task[None] | None = None
 
     async def resume(self) -> None:
         self.engine.resume()
+        self._engine_run = asyncio.create_task(self.engine.run(), name="engine")
         try:
             self._member = await SwarmNode.resume(self._environment)
+            if self._member is None:
+                self.engine.network.desire_swarm(None)
         except Damaged as error:
             self._damage = str(error)
             log.error("swarm.damaged cause=%s", error)
@@ -108,6 +113,8 @@ class HostNode:
         """Stops the member; containers, networks and traffic go on."""
         if self._member is not None:
             await self._member.close()
+        if self._engine_run is not None:
+            await ended(self._engine_run)
         await self.engine.close()
 
     async def host_stops(self) -> None:
@@ -195,6 +202,7 @@ class HostNode:
                 if not force:
                     raise FailedPrecondition(self._damage)
                 await forget(self._environment.data, self._environment.run)
+                self.engine.network.desire_swarm(None)
                 log.info("swarm.left cause=its membership could not be read")
                 self._damage = ""
                 return
@@ -205,7 +213,10 @@ class HostNode:
             if member.is_manager and not force:
                 raise Unavailable(LEAVING_MANAGER + _what_leaving_means(member.manager))
             self._member = None
-            await member.leave(force)
+            try:
+                await member.leave(force)
+            finally:
+                self.engine.network.desire_swarm(None)
             log.info("swarm.left node=%s", member.member.node)
 
     # --- containers, networks and events of this host

@@ -47,8 +47,7 @@ async def mended(
 
 async def forget(data: Path, run: Path) -> None:
     """Removes the rest of an unreadable membership: `<data root>/swarm`, and an etcd member that
-    runs. Containers stay; the networks of the former swarm are removed when the node is a member of
-    another one."""
+    runs. Containers stay; the caller removes the networks of the former swarm."""
     await EtcdMember(MemberSettings(name="", address="", swarm=data, run=run / "etcd")).wipe()
     IdentityStore(data, run).erase()
 

@@ -1,8 +1,9 @@
-"""The engine: what a node is without a swarm. Its containers, images and volumes, and events about
-them.
+"""The engine: what a node is without a swarm. Its containers, images, volumes and networks, and
+events about them.
 
-The engine lives as long as the daemon. A part that wants containers connected makes a `Networking`
-(`networking.py`) with the engine: a member of a swarm does so, for as long as it is one."""
+The engine lives as long as the daemon. It has the one network loop, and a part there for the node's
+own networks. A member of a swarm makes a `Networking` (`networking.py`) with the engine, which has
+the swarm's part there for as long as the node is a member."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from weft.engine.events import EventLog
 from weft.engine.health import HealthMonitor
 from weft.engine.images import RecordedImages
 from weft.engine.local_networks import LocalNetworks
+from weft.engine.network import NetworkLoop
 from weft.engine.volumes import Volumes
 from weft.errors import InvalidArgument, NotFound, WeftError
 from weft.model.container import Container, ContainerConfig, ContainerState, MemoryFile
@@ -23,6 +25,9 @@ from weft.model.ids import CONTAINER_ID_BYTES, ContainerId, hex_id
 from weft.model.local_network import LocalNetwork
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.signals import signal_number
+from weft.network.diff import diff
+from weft.network.plan import Planner
+from weft.system.supervision import lasting
 
 KILLED = 137
 """Exit code of a program that SIGKILL has ended."""
@@ -42,12 +47,19 @@ class Engine:
         self.health = HealthMonitor(
             adapters.runtime, adapters.images, self.events, adapters.origin.clock
         )
-        self.local = LocalNetworks()
+        network = adapters.network
+        self.network = NetworkLoop(network.kernel, Planner().plan, diff, network.flush_flows)
+        self.local = LocalNetworks(self.network)
         self._dead: set[ContainerId] = set()
         """Containers whose end was told."""
 
+    async def run(self) -> None:
+        """Keeps the network as it is desired, until cancelled; then leaves it as it is."""
+        await lasting("network", self.network.run)
+
     def resume(self) -> None:
         """Goes on with what the last daemon did for its running containers."""
+        self.local.load()
         for container in self.runtime.containers():
             if container.state is ContainerState.RUNNING:
                 self.health.begin(container, resumed=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from weft.engine.network import NetworkLoop
 from weft.errors import NotFound, Unsupported
 from weft.model.bridge_network import BridgeNetwork, BridgeNetworkSpec
 from weft.model.endpoint_settings import EndpointSettings
@@ -9,14 +10,19 @@ from weft.model.ids import ContainerId
 from weft.model.local_network import LocalEndpoint, LocalNetwork
 from weft.model.local_sandbox import LocalSandbox
 from weft.model.service import ContainerSpec, PublishedPort
+from weft.network.desired import LocalPart
 
 NOT_FOUND = "network {} not found"
 NOT_YET = "cannot use network {}: this version of Weft has no networks of one node"
 
 
 class LocalNetworks:
+    def __init__(self, loop: NetworkLoop) -> None:
+        self._loop = loop
+
     def load(self) -> None:
         """Finds the networks and the running containers' sandboxes of the previous daemon."""
+        self._loop.desire_local(LocalPart())
 
     def all(self) -> list[BridgeNetwork]:
         """By name, with the default one."""

@@ -1,5 +1,8 @@
-"""The network loop: makes the kernel's network what the overlays and the residents demand, and
-keeps it so.
+"""The network loop: makes the kernel's network what is desired, and keeps it so.
+
+One loop serves the whole daemon: the swarm's part, which is there while the node is a member of a
+swarm, and the part of the node's own networks (`network/desired.py`). Until both parts have been
+told once the loop touches nothing: it would remove what the other part still needs.
 
 Whenever these or the kernel change, the loop plans, compares and applies. It reads the kernel's
 state once and remembers it. After that it reads only namespaces in which something happened, its
@@ -18,30 +21,16 @@ million)."""
 import asyncio
 import contextlib
 import logging
-import re
-from collections.abc import Callable, Iterable, Sequence
-
-import msgspec
+from collections.abc import Callable, Sequence
 
 from weft.engine.adapters import FlushFlows
+from weft.engine.footprint import Failure, Footprint, links_of
 from weft.errors import OperationFailed, WeftError
 from weft.linux.base import Kernel
-from weft.model.assignment import Overlays
-from weft.model.sandbox import GATEWAY_BRIDGE, NodeFacts, Sandbox
-from weft.model.workload import Resident
+from weft.network.desired import Desired, LocalPart, SwarmPart
 from weft.network.flows import Place, stale_flows
-from weft.network.kernel_state import HOST, KernelState, Namespace, Veth
-from weft.network.operations import (
-    AddForwarding,
-    AddLink,
-    ChangeTable,
-    Operation,
-    RemoveLink,
-    RemoveNamespace,
-    ReplaceTable,
-    SetLink,
-)
-from weft.network.ownership import balancer_namespace, gateway_port, overlay_namespace
+from weft.network.kernel_state import HOST, KernelState, Namespace
+from weft.network.operations import ChangeTable, Operation, ReplaceTable
 from weft.system.supervision import lasting
 
 log = logging.getLogger(__name__)
@@ -58,105 +47,30 @@ MAX_SINGLE = 200
 """Operations that are tried one by one after a failure; if more are left, they are tried in one
 batch once more."""
 
-Plan = Callable[[Overlays, NodeFacts, Sequence[Resident]], KernelState]
+Plan = Callable[[Desired], KernelState]
 Diff = Callable[[KernelState, KernelState], Sequence[Operation]]
 
 NOTHING = KernelState({HOST: Namespace(name=HOST)})
-SANDBOX_PORT = re.compile(r"veth[1-9][0-9]*")
-"""An overlay's bridge port that leads to a sandbox."""
-
-
-class Failure(msgspec.Struct, frozen=True):
-    operation: Operation | None
-    """None: planning or reading failed."""
-    cause: str
-
-    def concerns(self, sandbox: Sandbox) -> bool:
-        """Whether the sandbox needs this operation. The ports of other sandboxes on a shared bridge
-        do not concern the sandbox."""
-        if self.operation is None or _is_hosts_table(self.operation):
-            return True
-        places = _links_of(self.operation)
-        if places:
-            return any(_needs_link(sandbox, *place) for place in places)
-        overlays = (*map(overlay_namespace, sandbox.ports), *map(balancer_namespace, sandbox.ports))
-        return self.operation.namespace in (sandbox.key, *overlays)
-
-    def keeps(self, sandbox: Sandbox) -> bool:
-        """Whether a part of the sandbox, which is to go, may still be there."""
-        match self.operation:
-            case None:
-                return True
-            case RemoveNamespace(namespace=name):
-                return name == sandbox.key
-            case RemoveLink(namespace=space, name=name):
-                return (space, name) in _ports(sandbox)
-        return False
-
-
-def _is_hosts_table(operation: Operation) -> bool:
-    """Whether the operation sets the host's rules. Without them a container could reach what
-    listens on the host's loopback, and forge the addresses of others: none may start then."""
-    return isinstance(operation, ReplaceTable | ChangeTable) and operation.namespace == HOST
-
-
-def _links_of(operation: Operation) -> list[tuple[str, str]]:
-    """(namespace, name) of the links that the operation makes, changes or removes, or that a new
-    forwarding entry points to."""
-    match operation:
-        case AddLink(namespace=space, link=link):
-            return [(space, link.name), *_far_end(link.kind)]
-        case SetLink(namespace=space, name=name) | RemoveLink(namespace=space, name=name):
-            return [(space, name)]
-        case AddForwarding(namespace=space, entry=entry) if entry.vtep is None:
-            return [(space, entry.device)]
-    return []
 
 
 def _touched(operations: Sequence[Operation]) -> set[str]:
     """Namespaces in which the operations change something."""
-    ends = {space for operation in operations for space, _ in _links_of(operation)}
+    ends = {space for operation in operations for space, _ in links_of(operation)}
     return ends | {operation.namespace for operation in operations}
 
 
-def _far_end(kind: object) -> list[tuple[str, str]]:
-    match kind:
-        case Veth(peer_namespace=str(space), peer=str(name)):
-            return [(space, name)]
-    return []
-
-
-def _ports(sandbox: Sandbox) -> set[tuple[str, str]]:
-    """The other ends of a sandbox's interfaces."""
-    ports = {
-        (overlay_namespace(network), f"veth{number}") for network, number in sandbox.ports.items()
-    }
-    return ports | {(HOST, gateway_port(sandbox.id))}
-
-
-def _needs_link(sandbox: Sandbox, space: str, name: str) -> bool:
-    if space == sandbox.key or (space, name) in _ports(sandbox):
-        return True
-    if space == HOST:
-        return name == GATEWAY_BRIDGE
-    shared = any(
-        space in (overlay_namespace(network), balancer_namespace(network))
-        for network in sandbox.ports
-    )
-    return shared and not SANDBOX_PORT.fullmatch(name)
-
-
 class NetworkLoop:
-    def __init__(
-        self, kernel: Kernel, facts: NodeFacts, plan: Plan, diff: Diff, flush_flows: FlushFlows
-    ) -> None:
+    def __init__(self, kernel: Kernel, plan: Plan, diff: Diff, flush_flows: FlushFlows) -> None:
         self._kernel = kernel
         self._flush_flows = flush_flows
-        self._facts = facts
         self._plan = plan
         self._diff = diff
-        self._overlays: Overlays | None = None
-        self._residents: tuple[Resident, ...] = ()
+        self._swarm: SwarmPart | None = None
+        self._local = LocalPart()
+        self._untold = {SwarmPart, LocalPart}
+        self._is_postponed = False
+        self._desired: Desired | None = None
+        """Both parts, once both have been told."""
         self._actual: dict[str, Namespace] = {}
         self._dirty: set[str] = set()
         self._everything = True
@@ -171,7 +85,7 @@ class NetworkLoop:
         self._retry = FIRST_RETRY
         self.failures: tuple[Failure, ...] = ()
         """The failures of the last round."""
-        self._first: tuple[Overlays, tuple[Resident, ...]] | None = None
+        self._first: Desired | None = None
         """The first desired state."""
         self._planned: KernelState | None = None
         """The plan of the last round."""
@@ -179,19 +93,33 @@ class NetworkLoop:
         """Flows that the kernel is to forget."""
         self._some_stale = asyncio.Event()
 
-    def desire(self, overlays: Overlays, residents: Iterable[Resident]) -> None:
-        """Sets what the kernel is to look like from now on. Before the first call nothing is
-        touched."""
-        self._overlays, self._residents = overlays, tuple(residents)
-        self._first = self._first or (overlays, self._residents)
-        self._wanted += 1
-        self._known = self._wanted
-        self._wake.set()
+    def desire_swarm(self, part: SwarmPart | None) -> None:
+        """Sets the swarm's part from now on; None for a node that is in no swarm."""
+        self._swarm, self._is_postponed = part, False
+        self._untold.discard(SwarmPart)
+        self._desire()
+
+    def desire_local(self, part: LocalPart) -> None:
+        """Sets the part of the node's own networks from now on."""
+        self._local = part
+        self._untold.discard(LocalPart)
+        self._desire()
 
     def postpone(self) -> None:
-        """Announces a desired state that may not be applied yet: callers that wait for it wait for
-        the next `desire`."""
+        """Announces a part of the swarm that may not be applied yet: callers that wait for it wait
+        for the next `desire_swarm`."""
+        self._is_postponed = True
         self._wanted += 1
+
+    def _desire(self) -> None:
+        self._wanted += 1
+        if self._untold:
+            return
+        self._desired = Desired(self._swarm, self._local)
+        self._first = self._first or self._desired
+        if not self._is_postponed:
+            self._known = self._wanted
+        self._wake.set()
 
     async def run(self) -> None:
         """Runs until cancelled."""
@@ -213,7 +141,7 @@ class NetworkLoop:
             self._hurry.set()
             await self._round.wait()
 
-    async def ready(self, sandbox: Sandbox) -> None:
+    async def ready(self, sandbox: Footprint) -> None:
         """Returns when the sandbox, which must have been desired, is in the kernel. Raises
         `OperationFailed` if it cannot be."""
         await self.settled()
@@ -221,21 +149,19 @@ class NetworkLoop:
             if failure.concerns(sandbox):
                 raise OperationFailed(failure.cause)
 
-    async def gone(self, sandbox: Sandbox) -> None:
+    async def gone(self, sandbox: Footprint) -> None:
         """Returns when nothing of a sandbox that is no longer desired is left in the kernel."""
         await self.settled()
         while any(failure.keeps(sandbox) for failure in self.failures):
             await self._round.wait()
 
-    async def teardown(self) -> None:
-        """Removes everything of ours, as far as possible; then raises what could not be removed.
-        Never call this while `run` runs."""
-        self._actual = dict((await self._kernel.read(NOTHING)).namespaces)
-        failures = await self._carry_out(NOTHING)
-        if failures:
-            raise ExceptionGroup(
-                "cannot remove the network", [OperationFailed(f.cause) for f in failures]
-            )
+    async def leave_swarm(self) -> None:
+        """Removes the swarm's part, as far as possible; then raises what could not be removed."""
+        self.desire_swarm(None)
+        await self.settled()
+        left = [OperationFailed(f.cause) for f in self.failures if f.is_of_removal]
+        if left:
+            raise ExceptionGroup("cannot remove the network", left)
 
     # ---
 
@@ -259,8 +185,8 @@ class NetworkLoop:
             if self._everything:
                 next_audit = loop.time() + AUDIT
             await self._gather()
-            if self._overlays is not None:
-                await self._converge(self._overlays, self._residents)
+            if self._desired is not None:
+                await self._converge(self._desired)
 
     async def _pause(self, until_audit: float) -> None:
         """Waits until somebody wakes the loop, an audit is due, or a failed operation is to be
@@ -281,11 +207,11 @@ class NetworkLoop:
         await asyncio.sleep(COALESCE)
         self._hurry.clear()
 
-    async def _converge(self, overlays: Overlays, residents: tuple[Resident, ...]) -> None:
+    async def _converge(self, wanted: Desired) -> None:
         generation = self._known
         try:
             before = self._planned or self._plan_first()
-            desired = self._planned = self._plan(overlays, self._facts, residents)
+            desired = self._planned = self._plan(wanted)
             self._stale |= stale_flows(before, desired)
             await self._read(desired)
             self.failures = tuple(await self._carry_out(desired))
@@ -306,10 +232,7 @@ class NetworkLoop:
     def _plan_first(self) -> KernelState:
         """The plan that a new daemon finds in force: the rules of the first desired state, or older
         ones. So every published port may be new."""
-        first = NOTHING
-        if self._first is not None:
-            overlays, residents = self._first
-            first = self._plan(overlays, self._facts, residents)
+        first = NOTHING if self._first is None else self._plan(self._first)
         self._stale |= stale_flows(NOTHING, first)
         return first
 

@@ -1,12 +1,12 @@
-"""Connects sandboxes: gives the desired residents their network in the kernel, encryption and
-names.
+"""The swarm's part of a node's network: connects the sandboxes of tasks, in the kernel, with
+encryption and names.
 
     desire  ─▶ encryption: may networks be up? ─▶ network loop ─▶ kernel
     connect ─▶ the ESP engine protects the networks, the kernel has the sandbox ─▶ names are
                answered
 
-Each `desire` gives the whole desired state. Before the first one nothing is touched, and the end of
-`run` leaves everything as it is."""
+Each `desire` gives the whole part. Before the first one nothing is touched, and the end of `run`
+leaves everything as it is. The network loop is the engine's, which has a part of its own there."""
 
 import asyncio
 import logging
@@ -19,8 +19,8 @@ from weft.dns.zone import NameCache, Zone, zone_for
 from weft.engine import views
 from weft.engine.encryption import Encryption
 from weft.engine.engine import Engine
+from weft.engine.footprint import of_sandbox
 from weft.engine.forwarder import NameServers
-from weft.engine.network import NetworkLoop
 from weft.engine.resolver import Resolvers
 from weft.errors import OperationFailed, WeftError
 from weft.model.assignment import Overlays
@@ -28,8 +28,7 @@ from weft.model.ids import ContainerId, WorkloadId
 from weft.model.local_network import LocalEndpoint, LocalNetwork
 from weft.model.sandbox import NodeFacts, Sandbox
 from weft.model.workload import Resident, Workload
-from weft.network.diff import diff
-from weft.network.plan import Planner
+from weft.network.desired import SwarmPart
 from weft.network.sandbox import hides_gateway
 from weft.system.supervision import lasting
 
@@ -43,7 +42,7 @@ class Networking:
         adapters = engine.adapters.network
         self.facts = facts
         self._engine = engine
-        self.loop = NetworkLoop(adapters.kernel, facts, Planner().plan, diff, adapters.flush_flows)
+        self.loop = engine.network
         self._encryption = Encryption(adapters.esp, adapters.no_esp, facts, self._desire)
         self._names = NameCache()
         self._resolvers = Resolvers(
@@ -59,18 +58,17 @@ class Networking:
     async def run(self) -> None:
         """Runs until cancelled. The network stays as it is; names are no longer answered."""
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(lasting("network", self.loop.run))
-                group.create_task(lasting("encryption", self._encryption.run))
+            await lasting("encryption", self._encryption.run)
+            await asyncio.Event().wait()  # without an engine there is nothing to encrypt
         finally:
             self._resolvers.close_all()
 
     async def teardown(self) -> None:
-        """Removes everything of ours, as far as possible; then raises what could not be removed.
-        Never call this while `run` runs."""
+        """Removes everything of the swarm, as far as possible; then raises what could not be
+        removed. Never call this while `run` runs."""
         errors: list[Exception] = []
         try:
-            await self.loop.teardown()
+            await self.loop.leave_swarm()
         except* WeftError as group:
             errors.extend(group.exceptions)
         try:
@@ -118,7 +116,7 @@ class Networking:
         """Returns when nothing of the sandbox, which must be no longer desired, is left in the
         kernel."""
         self._resolvers.close(sandbox)
-        await self.loop.gone(sandbox)
+        await self.loop.gone(of_sandbox(sandbox))
         self._tell("disconnect", sandbox)
 
     async def answer_again(self, sandbox: Sandbox) -> None:
@@ -180,10 +178,10 @@ class Networking:
         if overlays is None:
             self.loop.postpone()
         else:
-            self.loop.desire(overlays, self._here)
+            self.loop.desire_swarm(SwarmPart(overlays, self.facts, self._here))
 
     async def _answer(self, sandbox: Sandbox) -> None:
-        await self.loop.ready(sandbox)
+        await self.loop.ready(of_sandbox(sandbox))
         await self._resolvers.open(sandbox)
 
     def _zone(self, sandbox: Sandbox) -> Zone:

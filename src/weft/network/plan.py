@@ -1,5 +1,5 @@
-"""Plans the whole desired state of a node's kernel, from the manager's view of its networks and the
-node's own facts.
+"""Plans the whole desired state of a node's kernel: the swarm's part, from the manager's view of its
+networks and the node's own facts, and the part of the node's own networks.
 
 The hops contribute fragments in the order in which a packet meets them; `fragments` puts these
 together. Equal input gives an equal state, except for the order in which a service's tasks take
@@ -13,12 +13,15 @@ before, and `diff` skips it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 from weft.model.assignment import NetworkView, Overlays
 from weft.model.ids import NetworkId
+from weft.model.local_sandbox import LocalSandbox
 from weft.model.sandbox import NodeFacts, Sandbox
 from weft.model.workload import Resident, Workload
 from weft.network import (
+    bridge,
     encryption,
     gateway,
     ingress,
@@ -29,6 +32,7 @@ from weft.network import (
     source_guard,
     underlay,
 )
+from weft.network.desired import Desired, LocalPart, SwarmPart
 from weft.network.fragments import grouped, serving, union
 from weft.network.kernel_state import HOST, KernelState, Namespace
 from weft.network.memo import Memo
@@ -45,11 +49,17 @@ from weft.network.service_table import (
 )
 
 Parts = tuple[Namespace, ...]
+NO_NETWORKS = LocalPart()
 
 
-def plan(overlays: Overlays, facts: NodeFacts, residents: Sequence[Resident]) -> KernelState:
-    """Plans everything from nothing."""
-    return Planner().plan(overlays, facts, residents)
+def plan(
+    overlays: Overlays,
+    facts: NodeFacts,
+    residents: Sequence[Resident],
+    local: LocalPart = NO_NETWORKS,
+) -> KernelState:
+    """Plans everything of a member of a swarm from nothing."""
+    return Planner().plan(Desired(SwarmPart(overlays, facts, residents), local))
 
 
 class Planner:
@@ -58,24 +68,51 @@ class Planner:
     def __init__(self) -> None:
         self._memo = Memo()
 
-    def plan(
-        self, overlays: Overlays, facts: NodeFacts, residents: Sequence[Resident]
-    ) -> KernelState:
-        here = without_own_ports(residents, own_ports(overlays, facts))
-        round_ = _Round(self._memo, overlays, facts, here)
-        state = round_.state()
+    def plan(self, desired: Desired) -> KernelState:
+        """Each namespace is the union of the hops' fragments for it, with its services."""
+        swarm = None
+        if desired.swarm is not None:
+            swarm = _SwarmRound(self._memo, desired.swarm)
+        parts = [] if swarm is None else list(swarm.parts())
+        services = {} if swarm is None else swarm.services
+        parts += self._local(desired.local)
+        spaces = {HOST: [], **grouped(parts)}
+        state = KernelState(
+            {name: self._whole(name, some, services.get(name)) for name, some in spaces.items()}
+        )
         self._memo.turn()
         return state
 
+    def _whole(self, name: str, parts: Sequence[Namespace], services: Services | None) -> Namespace:
+        one = len(parts) == 1
+        namespace = (
+            parts[0]
+            if one
+            else self._memo.keep(("union", name), tuple(parts), lambda: union(name, parts))
+        )
+        if services is None:
+            return namespace
+        return self._memo.keep(
+            ("serving", name), (namespace, services), lambda: serving(namespace, services)
+        )
 
-class _Round:
-    """One plan."""
+    def _local(self, local: LocalPart) -> Iterator[Namespace]:
+        for place in local.sandboxes:
+            yield from self._memo.keep(("local", place.id), (place,), partial(_connected, place))
 
-    def __init__(
-        self, memo: Memo, overlays: Overlays, facts: NodeFacts, residents: Sequence[Resident]
-    ) -> None:
+
+def _connected(place: LocalSandbox) -> Parts:
+    return tuple(bridge.connect(place))
+
+
+class _SwarmRound:
+    """One plan of the swarm's part."""
+
+    def __init__(self, memo: Memo, part: SwarmPart) -> None:
+        overlays, facts = part.overlays, part.facts
         self._memo, self._overlays, self._facts = memo, overlays, facts
         networks = overlays.networks
+        residents = without_own_ports(part.residents, own_ports(overlays, facts))
         self._residents = sorted(residents, key=lambda r: r.sandbox.id)
         self._outside = [r for r in self._residents if sandbox.needs_gateway(r.workload, networks)]
         self._attached: dict[NetworkId, list[Workload]] = {}
@@ -88,30 +125,10 @@ class _Round:
         self._views = {id: networks[id] for id in shown}
         self._tables = {id: self._table(view) for id, view in self._views.items()}
         self._outlooks = {id: self._outlook(view) for id, view in self._views.items()}
-        self._services: dict[str, Services] = {}
-        """Services by namespace."""
+        self.services: dict[str, Services] = {}
+        """Services by namespace; complete when `parts` has ended."""
 
-    def state(self) -> KernelState:
-        """Each namespace is the union of the hops' fragments for it, with its services."""
-        return KernelState(
-            {name: self._whole(name, parts) for name, parts in grouped(self._parts()).items()}
-        )
-
-    def _whole(self, name: str, parts: Sequence[Namespace]) -> Namespace:
-        one = len(parts) == 1
-        namespace = (
-            parts[0]
-            if one
-            else self._memo.keep(("union", name), tuple(parts), lambda: union(name, parts))
-        )
-        services = self._services.get(name)
-        if services is None:
-            return namespace
-        return self._memo.keep(
-            ("serving", name), (namespace, services), lambda: serving(namespace, services)
-        )
-
-    def _parts(self) -> Iterator[Namespace]:
+    def parts(self) -> Iterator[Namespace]:
         yield from self._hosts()
         for id, view in self._views.items():
             yield from self._network(id, view)
@@ -211,13 +228,13 @@ class _Round:
             lambda: loadbalancer.balancer(definition, own, addresses, facts),
         )
         if not definition.ingress:
-            self._services[balancer_namespace(id)] = table.virtual
+            self.services[balancer_namespace(id)] = table.virtual
             return
         yield from self._keep(
             ("mesh", id), (definition, own), lambda: ingress.mesh(definition, own, facts)
         )
         ports = own_ports(self._overlays, facts)
-        self._services[HOST] = self._memo.keep(
+        self.services[HOST] = self._memo.keep(
             ("published",),
             (table.published, facts, port),
             lambda: published(table.published, ports),
@@ -240,7 +257,7 @@ class _Round:
         )
         called = [self._tables[o.definition.id].virtual for o in known if not o.definition.ingress]
         if called:
-            self._services[place.key] = self._together(called)
+            self.services[place.key] = self._together(called)
 
     def _together(self, called: Sequence[Mapping[Destination, Service]]) -> Services:
         """The services of all the networks. Containers on the same networks share one object."""

@@ -25,6 +25,7 @@ async def serving(path: Path, **host: Any) -> AsyncIterator[tuple[WholeNode, Get
     `host`: see `WholeNode`."""
     disk = tempfile.TemporaryDirectory()
     node = WholeNode(Path(disk.name), **host)
+    await node.resume()
     await node.init(InitRequest())
     await node.until_ready()
     server = ApiServer(node)

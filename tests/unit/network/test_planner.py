@@ -1,14 +1,19 @@
 """A planner that remembers: what it says is what one that does not would say, and what did not
 change is the same object."""
 
+from collections.abc import Sequence
+
 import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.swarms import Swarm
 from tests.unit.network.conftest import Told, bring, differences, histories, inputs, kernel_in, told
-from weft.model.assignment import NetworkView
+from weft.model.assignment import NetworkView, Overlays
+from weft.model.sandbox import NodeFacts
 from weft.model.service import PublishedPort
+from weft.model.workload import Resident
+from weft.network.desired import Desired, SwarmPart
 from weft.network.diff import diff
 from weft.network.kernel_state import HOST, KernelState, Namespace, Table
 from weft.network.memo import Memo
@@ -25,6 +30,10 @@ few = settings(
     max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 PEER = AddForwarding | AddNeighbour | RemoveForwarding | RemoveNeighbour
+
+
+def desired(overlays: Overlays, facts: NodeFacts, residents: Sequence[Resident]) -> Desired:
+    return Desired(SwarmPart(overlays, facts, residents))
 
 
 def in_any_order(state: KernelState) -> dict[str, Namespace]:
@@ -54,7 +63,7 @@ def test_what_a_planner_remembers_changes_nothing(
     """Neither swarms that have nothing to do with this one, nor this one a moment ago."""
     planner = Planner()
     for input in (*others, *moments):
-        assert in_any_order(planner.plan(*input)) == in_any_order(plan(*input))
+        assert in_any_order(planner.plan(desired(*input))) == in_any_order(plan(*input))
 
 
 @few
@@ -63,7 +72,7 @@ def test_a_kernel_is_led_from_one_moment_to_the_next_by_elements(
     moments: tuple[Told, Told],
 ) -> None:
     planner = Planner()
-    before, after = (planner.plan(*moment) for moment in moments)
+    before, after = (planner.plan(desired(*moment)) for moment in moments)
     kernel = kernel_in(before)
     bring(kernel, after, before)
     assert differences(kernel, after) == []
@@ -74,7 +83,7 @@ def test_a_kernel_is_led_from_one_moment_to_the_next_by_elements(
 @given(inputs())
 def test_the_same_again_is_the_same_object(input: Told) -> None:
     planner = Planner()
-    before, after = planner.plan(*input), planner.plan(*input)
+    before, after = planner.plan(desired(*input)), planner.plan(desired(*input))
     assert all(after[name] is space for name, space in before.namespaces.items())
 
 
@@ -106,7 +115,7 @@ class Node:
         }
         assignment = msgspec.structs.replace(assignment, networks=views)
         self.told = assignment, facts, residents
-        return self.planner.plan(assignment, facts, residents)
+        return self.planner.plan(desired(assignment, facts, residents))
 
     def box(self, service: str) -> list[str]:
         return [
