@@ -2,6 +2,7 @@
 
 import asyncio
 from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Never
 
@@ -163,7 +164,7 @@ async def test_a_port_that_a_program_of_the_host_has_rejects_the_task(tmp_path: 
     made = Rig(tmp_path / "data", tasks=0)
     asked: list[tuple[Protocol, Port]] = []
 
-    def check(protocol: Protocol, port: Port) -> Never:
+    def check(protocol: Protocol, port: Port, address: IPv4Address | None) -> Never:
         asked.append((protocol, port))
         raise OperationFailed(
             "failed to bind host port for 0.0.0.0:2222/tcp: address already in use"

@@ -181,7 +181,7 @@ class Rig:
         self.opened: list[str] = []
         self.flush_flows: FlushFlows = _no_flush
         self.open_echo: Callable[[], Echo] | None = None
-        self.check_port: CheckPort = lambda protocol, port: None
+        self.check_port: CheckPort = lambda protocol, port, address: None
         self.routes: tuple[str, ...] = ("192.0.2.0/24",)
         self.agent: Agent
         self.run: asyncio.Task[None]
@@ -206,7 +206,7 @@ class Rig:
         network = NetworkAdapters(
             kernel=self.kernel,
             names=NameAdapters(open_resolver=self.open_resolver),
-            check_port=lambda protocol, port: self.check_port(protocol, port),
+            check_port=lambda *port: self.check_port(*port),
             flush_flows=lambda space, flows: self.flush_flows(space, flows),
         )
         engine = Engine(

@@ -41,7 +41,7 @@ from weft.model.container import Container, ContainerState
 from weft.model.ids import ContainerId, NodeId, TaskId
 from weft.model.node import NodeDescription
 from weft.model.registry import RegistryAuth
-from weft.model.sandbox import NodeFacts
+from weft.model.sandbox import NodeFacts, Sandbox
 from weft.model.task import TaskState, TaskStatus
 from weft.session.messages import EngineStateFrame, EngineStateRequest, LogsRequest
 from weft.system.supervision import contained, lasting
@@ -281,19 +281,23 @@ class Agent:
             container = containers.get(sandbox.container)
             if container is None or container.state is not ContainerState.RUNNING:
                 continue
-            answering = self.networking.answer_again(sandbox)
-            self._group.create_task(contained(f"names of task {task}", answering))
+            self._group.create_task(self._answer_names(task, sandbox))
+
+    async def _answer_names(self, task: TaskId, sandbox: Sandbox) -> None:
+        await contained(f"names of task {task}", self.networking.answer_again(sandbox))
 
     def _swarm_containers(self) -> list[Container]:
         return [c for c in self.engine.containers.values() if TASK_LABEL in c.config.labels]
 
     def _spawn_removal(self, container: Container) -> None:
         assert self._group is not None
-        removal = self._remove_stranger(container)
-        self._group.create_task(contained(f"removal of container {container.id[:12]}", removal))
+        self._group.create_task(self._remove_stranger(container))
 
     async def _remove_stranger(self, container: Container) -> None:
         """Removes a container whose task is neither assigned nor on record."""
+        await contained(f"removal of container {container.id[:12]}", self._remove(container))
+
+    async def _remove(self, container: Container) -> None:
         log.info("container.unknown_task container=%s", container.id)
         try:
             await self.engine.remove(container.id)

@@ -247,7 +247,8 @@ class HostNode:
     def container_networks(
         self, id: ContainerId
     ) -> Mapping[str, tuple[LocalNetwork, LocalEndpoint]]:
-        return self._networking.container_networks(id) if self._networking is not None else {}
+        own = self.engine.local.endpoints(id)
+        return own or (self._networking.container_networks(id) if self._networking else {})
 
     def container_gateway(self, id: ContainerId) -> LocalEndpoint | None:
         return self._networking.container_gateway(id) if self._networking is not None else None

@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
 import msgspec
@@ -120,10 +120,11 @@ class WeftNode:
         )
         self._esp, self._no_esp = _choose_engine(options)
         confiner = self.containers.confiner
+        self._engine = Engine(info.engine_id, self._adapters())
         environment = NodeEnvironment(
             data=options.data_root / "swarm",
             run=options.run_dir,
-            engine=Engine(info.engine_id, self._adapters()),
+            engine=self._engine,
             facts=self._facts,
             host=HostAdapters(
                 description=lambda: hostinfo.describe(info),
@@ -167,7 +168,7 @@ class WeftNode:
             node=node,
             data_path_address=data_path,
             underlay_mtu=host.interface_with(data_path).mtu,
-            gateway=_gateway(),
+            gateway=_gateway(self._engine.local.subnets()),
             esp_engine=self._esp.name if self._esp else None,
         )
 
@@ -188,6 +189,9 @@ class WeftNode:
             esp=self._esp,
             no_esp=self._no_esp,
             namespaces=directory,
+            routes=host.routes,
+            foreign_links=lambda: [interface.name for interface in host.all_interfaces()],
+            records=self._options.data_root / "networks",
         )
         origin = Origin(clock=time.time_ns, entropy=secrets.token_bytes)
         return EngineAdapters(
@@ -303,10 +307,10 @@ def _own_ports(options: DaemonOptions) -> OwnPorts:
     return found
 
 
-def _gateway() -> IPv4Interface:
-    """The address for docker_gwbridge: in the first local pool that no route of the host
-    overlaps."""
-    taken = host.routes()
+def _gateway(own: Sequence[IPv4Network]) -> IPv4Interface:
+    """The address for docker_gwbridge: in the first local pool that no route of the host overlaps.
+    `own`: subnets of the node's own networks, which have no routes yet after a reboot."""
+    taken = [*host.routes(), *own]
     for second in (GATEWAY_INTERFACE.network.network_address.packed[1], *range(19, 32)):
         candidate = IPv4Interface(f"172.{second}.0.1/16")
         if not any(candidate.network.overlaps(route) for route in taken):

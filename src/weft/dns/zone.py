@@ -103,7 +103,7 @@ def zone_for(
     outward = not views or any(not view.definition.internal for view in views)
     names = tuple(names_of(view) for view in views if not view.definition.ingress)
     return Zone(
-        networks=names, forwards=outward or bool(spec.dns_servers), ndots=_ndots(spec.dns_options)
+        networks=names, forwards=outward or bool(spec.dns_servers), ndots=ndots(spec.dns_options)
     )
 
 
@@ -149,7 +149,8 @@ def _service_names(view: NetworkView, tasks: list[EndpointRecord]) -> dict[str, 
     return names
 
 
-def _ndots(options: tuple[str, ...]) -> int:
+def ndots(options: tuple[str, ...]) -> int:
+    """The number that a container's options for its resolver say; 0 if they say none."""
     for option in options:
         key, _, value = option.partition(":")
         if key == "ndots" and (dots := decimal(value)) is not None:

@@ -2,9 +2,9 @@
 for a simulated one."""
 
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import msgspec
@@ -45,8 +45,9 @@ Accepted = Callable[[int], int]
 """How many TCP connections have been accepted so far in the network namespace of the process with
 that id; 0 if there is no such process."""
 
-CheckPort = Callable[[Protocol, Port], None]
-"""Raises `OperationFailed` if a program of the host has the port."""
+CheckPort = Callable[[Protocol, Port, IPv4Address | None], None]
+"""Raises `OperationFailed` if a program of the host has the port, on that address or on any
+(None)."""
 
 
 async def _open_here(
@@ -67,7 +68,7 @@ def _none_accepted(pid: int) -> int:
     return 0
 
 
-def _no_programs(protocol: Protocol, port: Port) -> None:
+def _no_programs(protocol: Protocol, port: Port, address: IPv4Address | None) -> None:
     """Raises nothing: no other programs run."""
 
 
@@ -106,6 +107,12 @@ class NetworkAdapters:
     """The reason, if there is no ESP engine."""
     namespaces: Path = NAMESPACES
     """The directory of the namespace files."""
+    routes: Callable[[], Sequence[IPv4Network]] = tuple
+    """Subnets that this host has routes to."""
+    foreign_links: Callable[[], Collection[str]] = tuple
+    """Names of the host's interfaces that are not Weft's."""
+    records: Path | None = None
+    """A directory for the node's own networks, which survives a reboot; None: nothing is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,9 @@ from weft.engine.local_networks import LocalNetworks
 from weft.engine.network import NetworkLoop
 from weft.engine.volumes import Volumes
 from weft.errors import InvalidArgument, NotFound, WeftError
+from weft.model.bridge_network import DEFAULT_NETWORK
 from weft.model.container import Container, ContainerConfig, ContainerState, MemoryFile
-from weft.model.ids import CONTAINER_ID_BYTES, ContainerId, hex_id
+from weft.model.ids import CONTAINER_ID_BYTES, ContainerId, NetworkId, hex_id
 from weft.model.local_network import LocalNetwork
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.signals import signal_number
@@ -49,7 +50,14 @@ class Engine:
         )
         network = adapters.network
         self.network = NetworkLoop(network.kernel, Planner().plan, diff, network.flush_flows)
-        self.local = LocalNetworks(self.network)
+        self.local = LocalNetworks(
+            self.network,
+            network,
+            self.events,
+            self.runtime.containers,
+            adapters.origin,
+            NetworkId(views.digest(id, DEFAULT_NETWORK)),
+        )
         self._dead: set[ContainerId] = set()
         """Containers whose end was told."""
 
@@ -60,12 +68,14 @@ class Engine:
     def resume(self) -> None:
         """Goes on with what the last daemon did for its running containers."""
         self.local.load()
+        self.local.resume()
         for container in self.runtime.containers():
             if container.state is ContainerState.RUNNING:
                 self.health.begin(container, resumed=True)
 
     async def close(self) -> None:
         """Ends the engine's own work; containers go on."""
+        self.local.close()
         await self.health.close()
 
     @cached_property
@@ -214,5 +224,6 @@ class Engine:
     # --- networks
 
     def local_networks(self) -> list[LocalNetwork]:
-        """The networks that every host has. They are the same in a swarm and after it."""
-        return views.predefined_networks(self.id, self.started_at)
+        """The networks that only this node has. They are the same in a swarm and after it."""
+        own = [*views.predefined_networks(self.id, self.started_at), *self.local.shown()]
+        return sorted(own, key=lambda network: network.name)

@@ -1,9 +1,12 @@
 """What a sandbox needs of the kernel, and so which failed operations are its own trouble."""
 
 import re
+from collections.abc import Mapping
 
 import msgspec
 
+from weft.model.bridge_network import BridgeNetwork
+from weft.model.ids import NetworkId
 from weft.model.local_sandbox import LocalSandbox
 from weft.model.sandbox import GATEWAY_BRIDGE, Sandbox
 from weft.network.kernel_state import HOST, Veth
@@ -23,7 +26,12 @@ from weft.network.operations import (
     ReplaceTable,
     SetLink,
 )
-from weft.network.ownership import balancer_namespace, gateway_port, overlay_namespace
+from weft.network.ownership import (
+    balancer_namespace,
+    gateway_port,
+    local_port,
+    overlay_namespace,
+)
 
 SANDBOX_PORT = re.compile(r"veth[1-9][0-9]*")
 """An overlay's bridge port that leads to a sandbox."""
@@ -75,8 +83,15 @@ def of_sandbox(sandbox: Sandbox) -> Footprint:
     )
 
 
-def of_local(sandbox: LocalSandbox) -> Footprint:
-    return Footprint(sandbox.key)
+def of_local(sandbox: LocalSandbox, networks: Mapping[NetworkId, BridgeNetwork]) -> Footprint:
+    ports = {(HOST, local_port(sandbox.id, e.number)) for e in sandbox.endpoints}
+    bridges = {networks[e.network].device for e in sandbox.endpoints if e.network in networks}
+    return Footprint(sandbox.key, frozenset(ports), bridges=frozenset(bridges))
+
+
+def of_bridge(network: BridgeNetwork) -> Footprint:
+    """Of a network without containers."""
+    return Footprint("", frozenset({(HOST, network.device)}))
 
 
 class Failure(msgspec.Struct, frozen=True):

@@ -1,46 +1,164 @@
-"""This node's own networks, and its own containers on them; in a swarm or not."""
+"""This node's own networks, and its own containers on them; in a swarm or not.
 
-from collections.abc import Callable, Mapping, Sequence
+    create, remove     networks that users made; `bridge` is always there
+    connect            addresses, ports of the host ─▶ disk ─▶ network loop ─▶ kernel ─▶ names
+    disconnect         the other way round
 
+What is chosen is on disk before it is used, so the next daemon finds every address and port that a
+running container has. Networks outlive a loss of power; sandboxes do not, and neither do running
+containers.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import msgspec
+
+from weft.dns.local_zone import local_zone
+from weft.dns.zone import Zone
+from weft.engine import local_views
+from weft.engine.adapters import NetworkAdapters, Origin
+from weft.engine.events import EventLog
+from weft.engine.footprint import of_bridge, of_local
+from weft.engine.forwarder import NameServers
+from weft.engine.local_book import NONE, LocalBook
 from weft.engine.network import NetworkLoop
-from weft.errors import NotFound, Unsupported
-from weft.model.bridge_network import BridgeNetwork, BridgeNetworkSpec
+from weft.engine.resolver import Resolvers
+from weft.errors import (
+    Forbidden,
+    OperationFailed,
+    WeftError,
+)
+from weft.model.bridge_network import (
+    SHORT_ID,
+    BridgeNetwork,
+    BridgeNetworkSpec,
+)
+from weft.model.container import Container, ContainerState
 from weft.model.endpoint_settings import EndpointSettings
-from weft.model.ids import ContainerId
+from weft.model.ids import ContainerId, NetworkId
 from weft.model.local_network import LocalEndpoint, LocalNetwork
-from weft.model.local_sandbox import LocalSandbox
+from weft.model.local_sandbox import BridgeEndpoint, LocalSandbox
 from weft.model.service import ContainerSpec, PublishedPort
-from weft.network.desired import LocalPart
+from weft.network import bridge
 
-NOT_FOUND = "network {} not found"
-NOT_YET = "cannot use network {}: this version of Weft has no networks of one node"
+log = logging.getLogger(__name__)
+
+PATIENCE = 30.0
+"""Seconds that a container waits for its network."""
+REOPEN_PAUSE = 1.0
+NOT_CONNECTED = "container {} is not connected to network {}"
+LATE = (
+    "cannot set up the network: nothing happened for {:.0f} s; a member of a swarm waits until a"
+    " manager has told it what the swarm needs of it"
+)
 
 
 class LocalNetworks:
-    def __init__(self, loop: NetworkLoop) -> None:
+    def __init__(
+        self,
+        loop: NetworkLoop,
+        adapters: NetworkAdapters,
+        events: EventLog,
+        containers: Callable[[], Iterable[Container]],
+        origin: Origin,
+        default: NetworkId,
+    ) -> None:
+        """`default`: id of the network `bridge`."""
         self._loop = loop
+        self._adapters = adapters
+        self._events = events
+        self._containers = containers
+        self._book = LocalBook(adapters, origin, default, lambda: loop.swarm)
+        self._resolvers: Resolvers[LocalSandbox] = Resolvers(
+            adapters.names.open_resolver,
+            adapters.names.open_socket,
+            self._namespace_file,
+            self._zone,
+            self._name_servers,
+        )
+        self._answering: set[asyncio.Task[None]] = set()
 
     def load(self) -> None:
-        """Finds the networks and the running containers' sandboxes of the previous daemon."""
-        self._loop.desire_local(LocalPart())
+        """Finds the networks and the running containers' sandboxes of the previous daemon. Raises
+        `OperationFailed` if the disk fails."""
+        running = (c.config.id for c in self._containers() if c.state is ContainerState.RUNNING)
+        self._book.load(running)
+        self._desire()
+
+    def resume(self) -> None:
+        """Answers names again in the sandboxes of containers that were running before this daemon
+        started."""
+        for place in self._book.sandboxes.values():
+            task = asyncio.get_running_loop().create_task(self._answer_again(place))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+
+    def close(self) -> None:
+        """Names are no longer answered; all else stays as it is."""
+        for task in tuple(self._answering):
+            task.cancel()
+        self._resolvers.close_all()
+
+    # --- networks
 
     def all(self) -> list[BridgeNetwork]:
         """By name, with the default one."""
-        return []
+        return self._book.all()
 
     def get(self, reference: str) -> BridgeNetwork:
-        """`reference`: name, id or the beginning of an id. Raises `NotFound`."""
-        raise NotFound(NOT_FOUND.format(reference))
+        """`reference`: name, id or the beginning of an id. Raises `NotFound`, or `InvalidArgument`
+        for an ambiguous one."""
+        return self._book.get(reference)
+
+    def subnets(self) -> list[IPv4Network]:
+        """Subnets that are in use, or promised to users."""
+        return self._book.subnets()
 
     async def create(self, spec: BridgeNetworkSpec) -> BridgeNetwork:
-        raise Unsupported(NOT_YET.format(spec.name))
+        """Returns when the bridge is there: all or nothing. Raises `Conflict`, `Forbidden`,
+        `Exhausted` or `OperationFailed`."""
+        network = self._book.new_network(spec)
+        self._book.add(network)
+        self._desire()
+        try:
+            await self._until(self._loop.ready(of_bridge(network)))
+        except BaseException:
+            self._forget(network)
+            raise
+        self._tell(network, "create")
+        return network
 
     async def remove(self, reference: str) -> None:
-        self.get(reference)
+        """Returns when the bridge is gone. Raises `NotFound`, or `Forbidden` if containers are on
+        the network or it is predefined."""
+        network = self.get(reference)
+        if network.is_default:
+            raise Forbidden(f"{network.name} is a pre-defined network and cannot be removed")
+        users = [
+            f'name:"{place.name}" id:"{local_views.endpoint_id(network, place)[:SHORT_ID]}"'
+            for place in self._book.on(network)
+        ]
+        if users:
+            raise Forbidden(
+                f"error while removing network: network {network.name} has active endpoints"
+                f" ({', '.join(users)})"
+            )
+        self._forget(network)
+        await self._until(self._loop.gone(of_bridge(network)))
+        self._tell(network, "destroy")
 
     async def prune(self, wanted: Callable[[BridgeNetwork], bool]) -> list[str]:
-        """Removes networks without containers. Gives the names of the removed ones."""
-        return []
+        """Removes networks without running containers. Gives the names of the removed ones."""
+        idle = [n for n in self.all() if not n.is_default and wanted(n) and not self._book.on(n)]
+        for network in idle:
+            await self.remove(network.id)
+        return [network.name for network in idle]
+
+    # --- containers
 
     async def connect(
         self,
@@ -53,40 +171,177 @@ class LocalNetworks:
         """Gives a container that is about to start its network: all or nothing. Returns when the
         namespace, the published ports and the names work. `name`: the container's. `wanted`: at
         least one network; `none` stands alone, and `host` is not for here. A published port of 0
-        stands for a free one."""
-        raise Unsupported(NOT_YET.format(wanted[0].network))
+        stands for a free one. Raises a `WeftError` with Docker's text."""
+        await self.disconnect(container)
+        place = LocalSandbox(
+            container=container,
+            name=name,
+            sysctls=dict(spec.sysctls),
+            dns_servers=spec.dns_servers,
+            dns_options=spec.dns_options,
+            hostname=spec.hostname,
+        )
+        if [each.network for each in wanted] != [NONE]:
+            for settings in wanted:
+                place = self._book.with_endpoint(place, settings)
+            place = self._book.with_ports(place, ports)
+        self._put(place)
+        try:
+            await self._ready(place)
+        except BaseException:
+            await asyncio.shield(self._take_back(container))
+            raise
+        for endpoint in place.endpoints:
+            self._tell_endpoint("connect", place, endpoint)
+        return place
 
     async def disconnect(self, container: ContainerId) -> None:
         """Returns when nothing of the container is left in the kernel. One that is not connected
         is no error."""
+        place = self._book.sandboxes.get(container)
+        if place is None:
+            return
+        await self._take_back(container)
+        for endpoint in place.endpoints:
+            self._tell_endpoint("disconnect", place, endpoint)
 
     async def attach(self, container: ContainerId, settings: EndpointSettings) -> None:
-        """Connects a container that has a sandbox to one more network."""
-        raise Unsupported(NOT_YET.format(settings.network))
+        """Connects a container that has a sandbox to one more network: all or nothing."""
+        before = self._book.place(container)
+        place = self._book.with_endpoint(before, settings)
+        self._put(place)
+        try:
+            await self._ready(place)
+        except BaseException:
+            if self._book.sandboxes.get(container) is place:
+                self._put(before)
+            raise
+        self._tell_endpoint("connect", place, place.endpoints[-1])
 
     async def detach(self, container: ContainerId, network: str, force: bool = False) -> None:
         """Takes a container that has a sandbox off a network. `force`: a container that is not
         there is no error."""
-        self.get(network)
+        found, before = self.get(network), self._book.sandboxes.get(container)
+        gone = [e for e in before.endpoints if e.network == found.id] if before else []
+        if before is None or not gone:
+            if force:
+                return
+            raise OperationFailed(NOT_CONNECTED.format(container, found.name))
+        left = tuple(e for e in before.endpoints if e.network != found.id)
+        place = msgspec.structs.replace(before, endpoints=left)
+        self._put(place)
+        if not bridge.has_names(place, self._book.networks):
+            self._resolvers.close(place)
+        await self._until(self._loop.gone(of_local(before, self._book.networks)))
+        self._tell_endpoint("disconnect", before, gone[0])
 
     def rename(self, container: ContainerId, name: str) -> None:
         """The container has another name from now on."""
+        place = self._book.sandboxes.get(container)
+        if place is not None:
+            self._put(msgspec.structs.replace(place, name=name))
 
     # --- what running containers have
 
     def sandbox(self, container: ContainerId) -> LocalSandbox | None:
         """None for a container that is not connected."""
-        return None
+        return self._book.sandboxes.get(container)
 
     def has_names(self, container: ContainerId) -> bool:
         """Whether a name server answers in the container's sandbox, at `RESOLVER_ADDRESS`: on
         networks that users made. Otherwise the host's name servers are for the container."""
-        return False
+        place = self._book.sandboxes.get(container)
+        return place is not None and bridge.has_names(place, self._book.networks)
 
     def ports(self, container: ContainerId) -> tuple[PublishedPort, ...]:
         """With the host's ports that were chosen."""
-        return ()
+        place = self._book.sandboxes.get(container)
+        return place.ports if place is not None else ()
+
+    def publishes(self, port: PublishedPort) -> bool:
+        """Whether the host's port belongs to one of this node's own containers."""
+        return self._book.publishes(port)
 
     def endpoints(self, container: ContainerId) -> Mapping[str, tuple[LocalNetwork, LocalEndpoint]]:
         """By the network's name, in the order of the container's interfaces."""
-        return {}
+        place = self._book.sandboxes.get(container)
+        if place is None:
+            return {}
+        found = {}
+        for endpoint in place.endpoints:
+            network = self._book.networks.get(endpoint.network)
+            if network is not None:
+                shown = local_views.shown(network, self._book.on(network))
+                own = local_views.endpoint(network, place, endpoint)
+                found[network.name] = (shown, own)
+        return found
+
+    def shown(self) -> list[LocalNetwork]:
+        """The networks as the API shows them, by name."""
+        return [local_views.shown(network, self._book.on(network)) for network in self.all()]
+
+    # --- carrying out
+
+    def _put(self, place: LocalSandbox) -> None:
+        self._book.put(place)
+        self._desire()
+
+    async def _ready(self, place: LocalSandbox) -> None:
+        await self._until(self._loop.ready(of_local(place, self._book.networks)))
+        if bridge.has_names(place, self._book.networks):
+            await self._resolvers.open(place)
+
+    async def _take_back(self, container: ContainerId) -> None:
+        place = self._book.sandboxes.get(container)
+        if place is None:
+            return
+        self._resolvers.close(place)
+        self._book.drop(container)
+        self._desire()
+        await self._until(self._loop.gone(of_local(place, self._book.networks)))
+
+    def _forget(self, network: BridgeNetwork) -> None:
+        self._book.forget(network)
+        self._desire()
+
+    async def _until(self, done: Awaitable[None]) -> None:
+        """Raises `OperationFailed` if the loop cannot begin."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await done
+        except TimeoutError:
+            raise OperationFailed(LATE.format(PATIENCE)) from None
+
+    async def _answer_again(self, place: LocalSandbox) -> None:
+        while (present := self._book.sandboxes.get(place.container)) is not None:
+            try:
+                await self._ready(present)
+                return
+            except WeftError as error:
+                log.warning("resolver.reopen_failed container=%s cause=%s", place.container, error)
+                await asyncio.sleep(REOPEN_PAUSE)
+
+    def _namespace_file(self, place: LocalSandbox) -> Path:
+        return self._adapters.namespaces / place.key
+
+    def _zone(self, place: LocalSandbox) -> Zone:
+        present = self._book.sandboxes.get(place.container, place)
+        return local_zone(present, self._book.networks, self._book.sandboxes.values())
+
+    def _name_servers(self, place: LocalSandbox) -> NameServers:
+        if place.dns_servers:
+            return NameServers(place.dns_servers, self._namespace_file(place))
+        return NameServers(self._adapters.names.host_resolver().servers)
+
+    def _tell(self, network: BridgeNetwork, action: str) -> None:
+        attributes = {"name": network.name, "type": "bridge"}
+        self._events.record("network", action, network.id, attributes)
+
+    def _tell_endpoint(self, action: str, place: LocalSandbox, endpoint: BridgeEndpoint) -> None:
+        network = self._book.networks.get(endpoint.network)
+        if network is not None:
+            attributes = {"container": place.container, "name": network.name, "type": "bridge"}
+            self._events.record("network", action, network.id, attributes)
+
+    def _desire(self) -> None:
+        self._loop.desire_local(self._book.part)

@@ -105,6 +105,11 @@ class NetworkLoop:
         self._untold.discard(LocalPart)
         self._desire()
 
+    @property
+    def swarm(self) -> SwarmPart | None:
+        """The swarm's part, as it was told last."""
+        return self._swarm
+
     def postpone(self) -> None:
         """Announces a part of the swarm that may not be applied yet: callers that wait for it wait
         for the next `desire_swarm`."""

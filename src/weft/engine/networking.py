@@ -27,6 +27,7 @@ from weft.model.assignment import Overlays
 from weft.model.ids import ContainerId, WorkloadId
 from weft.model.local_network import LocalEndpoint, LocalNetwork
 from weft.model.sandbox import NodeFacts, Sandbox
+from weft.model.service import PublishedPort
 from weft.model.workload import Resident, Workload
 from weft.network.desired import SwarmPart
 from weft.network.sandbox import hides_gateway
@@ -45,7 +46,7 @@ class Networking:
         self.loop = engine.network
         self._encryption = Encryption(adapters.esp, adapters.no_esp, facts, self._desire)
         self._names = NameCache()
-        self._resolvers = Resolvers(
+        self._resolvers: Resolvers[Sandbox] = Resolvers(
             adapters.names.open_resolver,
             adapters.names.open_socket,
             self._namespace_file,
@@ -100,7 +101,15 @@ class Networking:
             raise OperationFailed(cause)
         for port in workload.ports:
             if port.mode == "host" and port.published:
-                self._engine.adapters.network.check_port(port.protocol, port.published)
+                self._check_port(port)
+
+    def _check_port(self, port: PublishedPort) -> None:
+        if self._engine.local.publishes(port):
+            raise OperationFailed(
+                f"Bind for {port.host_address or '0.0.0.0'}:{port.published} failed: port is"
+                " already allocated"
+            )
+        self._engine.adapters.network.check_port(port.protocol, port.published, port.host_address)
 
     async def connect(self, sandbox: Sandbox) -> None:
         """Returns when network and names work for the sandbox, which must have been desired. Raises

@@ -12,13 +12,14 @@ import random
 import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from weft.dns import codec
 from weft.dns.resolver import Forward, answer, failure
 from weft.dns.zone import Zone
 from weft.engine.adapters import OpenResolver, OpenSocket
 from weft.engine.forwarder import Forwarder, NameServers
+from weft.model.local_sandbox import LocalSandbox
 from weft.model.sandbox import RESOLVER_ADDRESS, RESOLVER_PORT, Sandbox
 
 log = logging.getLogger(__name__)
@@ -142,28 +143,31 @@ class SandboxResolver:
         return await self._forwarder.ask(query, self._servers(), "tcp")
 
 
-class Resolvers:
-    """The name servers of all sandboxes of this node."""
+S = TypeVar("S", Sandbox, LocalSandbox)
+
+
+class Resolvers(Generic[S]):
+    """The name servers of the sandboxes of one kind on this node."""
 
     def __init__(
         self,
         open_resolver: OpenResolver,
         open_socket: OpenSocket,
-        namespace_file: Callable[[Sandbox], Path],
-        zone: Callable[[Sandbox], Zone],
-        servers: Callable[[Sandbox], NameServers],
+        namespace_file: Callable[[S], Path],
+        zone: Callable[[S], Zone],
+        servers: Callable[[S], NameServers],
     ) -> None:
         self._open_sockets = open_resolver
-        self._namespace_file = namespace_file
-        self._zone = zone
-        self._servers = servers
+        self._namespace_file: Callable[[S], Path] = namespace_file
+        self._zone: Callable[[S], Zone] = zone
+        self._servers: Callable[[S], NameServers] = servers
         self._forwarder = Forwarder(open_socket)
         self._open: dict[str, SandboxResolver] = {}
 
-    def has(self, sandbox: Sandbox) -> bool:
+    def has(self, sandbox: S) -> bool:
         return sandbox.id in self._open
 
-    async def open(self, sandbox: Sandbox) -> None:
+    async def open(self, sandbox: S) -> None:
         """Begins to answer in a sandbox; does nothing if it already answers there. Raises
         `OperationFailed`."""
         if sandbox.id in self._open:
@@ -180,7 +184,7 @@ class Resolvers:
         self._open[sandbox.id] = resolver
         await resolver.open()
 
-    def close(self, sandbox: Sandbox) -> None:
+    def close(self, sandbox: S) -> None:
         resolver = self._open.pop(sandbox.id, None)
         if resolver is not None:
             resolver.close()

@@ -6,8 +6,7 @@ restart, and an endpoint has the same id on every node that shows it."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Interface, IPv4Network
-from typing import Literal
+from ipaddress import IPv4Interface
 
 from weft.model.assignment import EndpointRecord, NetworkView, Overlays, ServiceRecord
 from weft.model.container import Container
@@ -28,15 +27,6 @@ INGRESS_KEY = "ingress-sbox"
 PEER_NAME = 12
 """Digits of a peer's name."""
 
-_BRIDGE_POOL = (IPv4Network("172.17.0.0/16"), "172.17.0.1")
-_BRIDGE_OPTIONS = {
-    "com.docker.network.bridge.default_bridge": "true",
-    "com.docker.network.bridge.enable_icc": "true",
-    "com.docker.network.bridge.enable_ip_masquerade": "true",
-    "com.docker.network.bridge.host_binding_ipv4": "0.0.0.0",
-    "com.docker.network.bridge.name": "docker0",
-    "com.docker.network.driver.mtu": "1500",
-}
 _GATEWAY_OPTIONS = {
     "com.docker.network.bridge.enable_icc": "false",
     "com.docker.network.bridge.enable_ip_masquerade": "true",
@@ -91,27 +81,12 @@ def container_gateway(
 
 
 def predefined_networks(engine: str, created_at: Nanoseconds) -> list[LocalNetwork]:
-    """The networks that every host has, sorted by name. `created_at`: when the daemon began, as in
-    Docker."""
+    """The networks without addresses that every host has, sorted by name; `bridge` is among the
+    node's own (`local_networks.py`). `created_at`: when the daemon began, as in Docker."""
     return [
-        predefined(engine, "bridge", "bridge", created_at),
-        predefined(engine, "host", "host", created_at),
-        predefined(engine, "none", "null", created_at),
+        LocalNetwork(id=digest(engine, "host"), name="host", driver="host", created_at=created_at),
+        LocalNetwork(id=digest(engine, "none"), name="none", driver="null", created_at=created_at),
     ]
-
-
-def predefined(
-    engine: str, name: str, driver: Literal["bridge", "host", "null"], created_at: Nanoseconds
-) -> LocalNetwork:
-    bridge = driver == "bridge"
-    return LocalNetwork(
-        id=digest(engine, name),
-        name=name,
-        driver=driver,
-        created_at=created_at,
-        pools=(_BRIDGE_POOL,) if bridge else (),
-        options=_BRIDGE_OPTIONS if bridge else {},
-    )
 
 
 def gateway_network(

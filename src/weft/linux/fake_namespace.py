@@ -34,7 +34,13 @@ from weft.network.kernel_state import (
     Vxlan,
 )
 from weft.network.operations import SetLink
-from weft.network.ownership import owns_link, owns_routing_table, owns_rule, owns_table
+from weft.network.ownership import (
+    owns_bridge,
+    owns_link,
+    owns_routing_table,
+    owns_rule,
+    owns_table,
+)
 from weft.network.render.changes import Changes, SetTurn
 from weft.network.render.table import text
 from weft.network.trace.conntrack import Connections
@@ -230,7 +236,7 @@ class FakeNamespace:
         ):
             raise Refused("Nexthop has invalid gateway")
         nameless = self.name == HOST and not any(
-            a for d in self.devices.values() if not owns_link(d.name) for a in d.addresses
+            a for d in self.devices.values() if not self._is_shown(d) for a in d.addresses
         )
         if route.source and not self.is_local(route.source) and not nameless:
             raise Refused("Invalid prefsrc address")
@@ -300,7 +306,7 @@ class FakeNamespace:
     def read(self, keys: Iterable[str]) -> Namespace:
         """The state that the real reader would show: in the host's namespace, only our own part.
         `keys`: the sysctls to read."""
-        shown = {name for name in self.devices if self.name != HOST or owns_link(name)}
+        shown = {name for name, device in self.devices.items() if self._is_shown(device)}
         tables = {k: Table(*k) if k in self.damaged else t for k, t in self.tables.items()}
         values = {key: value for key in keys if (value := self.sysctl(key)) is not None}
         return self._value(
@@ -309,6 +315,11 @@ class FakeNamespace:
             values,
             told=False,
         )
+
+    def _is_shown(self, device: Device) -> bool:
+        if self.name != HOST or owns_link(device.name):
+            return True
+        return isinstance(device.kind, Bridge) and owns_bridge(device.mac)
 
     def everything(self) -> Namespace:
         """The whole state, including things of others and what the kernel would not tell."""

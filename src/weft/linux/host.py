@@ -18,7 +18,7 @@ from weft.linux.netlink.message import Request
 from weft.linux.netlink.socket import NetlinkSocket
 from weft.linux.nft import Nft
 from weft.network.kernel_state import MAIN_TABLE, Bridge, BridgePort, Link, Veth, Vxlan
-from weft.network.ownership import owns_link
+from weft.network.ownership import owns_bridge, owns_link
 
 LOOPBACK = "lo"
 
@@ -47,7 +47,7 @@ def all_interfaces() -> list[Interface]:
         return [
             Interface(info.name, info.kind, info.up, info.mtu, tuple(found.get(info.device, ())))
             for info in map(link.decode_link, channel.dump(*link.dump_links()))
-            if not owns_link(info.name)
+            if not owns_link(info.name) and not (info.kind == "bridge" and owns_bridge(info.mac))
         ]
     finally:
         channel.close()
@@ -200,7 +200,7 @@ def _global_addresses(interface: Interface) -> Iterator[tuple[str, IPv4Address]]
 
 def routes() -> list[IPv4Network]:
     """Destinations in the main table, sorted, without the default route and routes through our own
-    devices."""
+    devices other than the bridges of this node's own networks."""
     channel = NetlinkSocket()
     try:
         names = {

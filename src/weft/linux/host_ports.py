@@ -3,8 +3,9 @@ without a word: the program would go on listening, and hear nothing any more."""
 
 import errno
 import socket
+from ipaddress import IPv4Address
 
-from weft.errors import OperationFailed
+from weft.errors import OperationFailed, cause_of
 from weft.model.addresses import Port, Protocol
 
 _SOCKETS = {
@@ -14,10 +15,11 @@ _SOCKETS = {
 }
 
 
-def check_free(protocol: Protocol, port: Port) -> None:
-    """Binds the port on all addresses for a moment, in the namespace of the calling thread. Raises
-    `OperationFailed` with the original's text if that is impossible. Where the kernel has no SCTP
-    no program can have such a port."""
+def check_free(protocol: Protocol, port: Port, address: IPv4Address | None = None) -> None:
+    """Binds the port for a moment, on one address or on all (None), in the namespace of the calling
+    thread. Raises `OperationFailed` with the original's text if that is impossible. Where the
+    kernel has no SCTP no program can have such a port."""
+    own = address or IPv4Address(0)
     kind, number = _SOCKETS[protocol]
     try:
         sock = socket.socket(socket.AF_INET, kind, number)
@@ -29,10 +31,10 @@ def check_free(protocol: Protocol, port: Port) -> None:
             # same; two programs that share a UDP port by this option would not be.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            sock.bind(("0.0.0.0", port))
+            sock.bind((str(own), port))
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
+            if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
                 raise OperationFailed(
-                    f"failed to bind host port for 0.0.0.0:{port}/{protocol}: address already in"
-                    " use"
+                    f"failed to bind host port for {own}:{port}/{protocol}:"
+                    f" {cause_of(error).lower()}"
                 ) from error

@@ -29,7 +29,7 @@ from weft.network.kernel_state import (
     Veth,
     Vxlan,
 )
-from weft.network.ownership import owns_link, owns_routing_table, owns_rule
+from weft.network.ownership import owns_bridge, owns_link, owns_routing_table, owns_rule
 
 T = TypeVar("T")
 
@@ -83,7 +83,9 @@ def _dump(handle: Handle, request: tuple[int, bytes], decode: Callable[[bytes], 
 
 
 def _is_shown(info: LinkInfo, host: bool) -> bool:
-    return info.kind in _KINDS and (not host or owns_link(info.name))
+    if info.kind not in _KINDS:
+        return False
+    return not host or owns_link(info.name) or (info.kind == "bridge" and owns_bridge(info.mac))
 
 
 def _addresses(handle: Handle) -> dict[int, set[IPv4Interface]]:

@@ -27,7 +27,14 @@ from weft.linux.netlink import address, link, neighbour, nftables, route, rule
 from weft.linux.netlink.message import Message, decode
 from weft.linux.netlink.socket import NetlinkSocket
 from weft.network.kernel_state import HOST
-from weft.network.ownership import owns_link, owns_routing_table, owns_rule, owns_table
+from weft.network.ownership import (
+    may_own_bridge,
+    owns_bridge,
+    owns_link,
+    owns_routing_table,
+    owns_rule,
+    owns_table,
+)
 from weft.system.files import make_missing
 
 _GATHER = 0.05
@@ -116,9 +123,11 @@ class Watch:
         host = handle.name == HOST
         match message.type:
             case link.RTM_NEWLINK | link.RTM_DELLINK:
-                return not host or owns_link(link.decode_link(message.body).name)
+                info = link.decode_link(message.body)
+                return not host or owns_link(info.name) or owns_bridge(info.mac)
             case address.RTM_NEWADDR | address.RTM_DELADDR:
-                return not host or owns_link(address.decode_address(message.body).label)
+                label = address.decode_address(message.body).label
+                return not host or owns_link(label) or may_own_bridge(label)
             case neighbour.RTM_NEWNEIGH | neighbour.RTM_DELNEIGH:
                 return self._concerns_neighbour(handle, message)
             case route.RTM_NEWROUTE | route.RTM_DELROUTE:

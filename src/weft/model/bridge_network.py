@@ -12,6 +12,7 @@ from weft.model.network import Pool
 DEFAULT_NETWORK = "bridge"
 """The network of containers that ask for none. Its containers do not know each other's names."""
 DEFAULT_DEVICE = "docker0"
+BRIDGE_PREFIX = "br-"
 DEFAULT_MTU = 1500
 SHORT_ID = 12
 
@@ -57,7 +58,7 @@ class BridgeNetwork(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     def device(self) -> str:
         if self.is_default:
             return DEFAULT_DEVICE
-        return self.spec.device or f"br-{self.id[:SHORT_ID]}"
+        return self.spec.device or f"{BRIDGE_PREFIX}{self.id[:SHORT_ID]}"
 
     @property
     def gateway_interface(self) -> IPv4Interface:

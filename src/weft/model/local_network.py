@@ -2,10 +2,12 @@
 there."""
 
 from collections.abc import Mapping
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import Literal
 
 import msgspec
+
+from weft.model.addresses import MacAddress
 
 
 class LocalEndpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,6 +19,8 @@ class LocalEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     endpoint_id: str
     address: IPv4Interface
     aliases: tuple[str, ...] = ()
+    mac: MacAddress = ""
+    """Empty: derived from the address."""
 
 
 class PeerView(msgspec.Struct, frozen=True):
@@ -54,6 +58,10 @@ class LocalNetwork(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int = 0
     pools: tuple[tuple[IPv4Network, str], ...] = ()
     """(subnet, gateway)"""
+    ip_range: IPv4Network | None = None
+    """The only part of the subnet from which addresses are given out, if the user named one."""
+    reserved: Mapping[str, IPv4Address] = msgspec.field(default_factory=dict)
+    """Addresses that are never given out."""
     internal: bool = False
     attachable: bool = False
     ingress: bool = False

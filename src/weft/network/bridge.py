@@ -1,15 +1,316 @@
-"""This node's own containers: a network namespace each."""
+"""This node's own networks: bridges of the host, the containers on them, and published ports.
 
-from collections.abc import Iterator
+    previous hop   a process in a container, or a client of a published port
+    this hop       the container's eth<k>, its port wbr-<id9><k> on docker0 or br-<id12>; the host
+                   routes, translates and masquerades
+    next hop       another container, a process of this host, or the outside
 
-from weft.model.local_sandbox import LocalSandbox
-from weft.network.kernel_state import Namespace
-from weft.network.sandbox import SYSCTLS
+A container reaches the containers of its own networks, the host and, unless its networks are
+internal, the outside. Between networks, and from the outside, only published ports are open: what
+is forwarded to a bridge must belong to a known connection or have been translated. There is no
+proxy process: clients keep their addresses. Only two kinds of clients get the bridge's address: a
+process of this host that calls 127.0.0.1, and a container, whose answer would otherwise not come
+back this way.
+
+A container sends only with its own MAC (its port is locked) and from its own addresses, in IP and
+in ARP; other frames, VLAN tags and IPv6 included, do not enter the bridge. Its packets to
+127.0.0.0/8 are dropped: `route_localnet` would let them in, and without it a process of the host
+could not reach a published port by 127.0.0.1.
+
+The rules are in tables of their own, which nothing of the swarm shares. Where the swarm's mesh
+publishes the same port, this host's own container has it here (`own_ports.py`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import IPv4Address, IPv4Network
+
+from weft.model.addresses import PortKey, mac_for
+from weft.model.bridge_network import BridgeNetwork
+from weft.model.ids import NetworkId
+from weft.model.local_sandbox import BridgeEndpoint, LocalSandbox
+from weft.network import nft
+from weft.network.desired import LocalPart
+from weft.network.fragments import links
+from weft.network.gateway import PORTS, SENDERS
+from weft.network.ingress import LOCAL, LOCAL_FROM_OUTSIDE, LOOPBACK
+from weft.network.kernel_state import (
+    HOST,
+    Bridge,
+    BridgePort,
+    ElementSet,
+    Entry,
+    ForwardingEntry,
+    Link,
+    Namespace,
+    Neighbour,
+    Route,
+    SetType,
+    Table,
+    Veth,
+)
+from weft.network.ownership import (
+    BRIDGE_MAC,
+    BRIDGE_TABLE,
+    INGRESS_LEG,
+    LOCAL_PORT_PREFIX,
+    local_port,
+)
+from weft.network.render.services import PROTOCOLS
+from weft.network.sandbox import SYSCTLS, resolver
+
+DEFAULT_ROUTE = IPv4Network("0.0.0.0/0")
+PUBLISHED, PUBLISHED_AT = "bridge-ports", "bridge-ports-at"
+"""Maps of published ports to a container's address and port: those on all addresses of the host, and
+those on one."""
+PORTS_AT = SetType(("ipv4_addr", *PORTS.key), PORTS.value)
+Networks = Mapping[NetworkId, BridgeNetwork]
 
 
-def connect(place: LocalSandbox) -> Iterator[Namespace]:
+def shown(local: LocalPart) -> tuple[BridgeNetwork, ...]:
+    """The networks that have a bridge, by its name. The default network gets one with its first
+    container, so that a host that runs none has no docker0."""
+    used = {endpoint.network for place in local.sandboxes for endpoint in place.endpoints}
+    found = (n for n in local.networks if not n.is_default or n.id in used)
+    return tuple(sorted(found, key=lambda network: network.device))
+
+
+def device(network: BridgeNetwork) -> Namespace:
+    name = network.device
+    link = Link(
+        name=name,
+        kind=Bridge(),
+        mtu=network.spec.mtu,
+        mac=mac_for(network.gateway, BRIDGE_MAC),
+        addresses=frozenset({network.gateway_interface}),
+    )
+    return Namespace(
+        name=HOST,
+        links=links(link),
+        sysctls={
+            "net.ipv4.ip_forward": "1",
+            f"net.ipv4.conf.{name}.route_localnet": "1",
+            f"net.ipv6.conf.{name}.disable_ipv6": "1",
+        },
+    )
+
+
+# --- a container
+
+
+def has_names(place: LocalSandbox, networks: Networks) -> bool:
+    """Whether names are answered in the container: on networks that users made."""
+    known = (networks.get(endpoint.network) for endpoint in place.endpoints)
+    return any(network is not None and not network.is_default for network in known)
+
+
+def outlet(place: LocalSandbox, networks: Networks) -> BridgeEndpoint | None:
+    """The endpoint with the default route, to which ports are published: on the network whose name
+    comes first, as in Docker. None if all networks are internal."""
+    outward = [
+        (networks[e.network].name, e)
+        for e in place.endpoints
+        if e.network in networks and not networks[e.network].spec.internal
+    ]
+    return min(outward, key=lambda pair: pair[0])[1] if outward else None
+
+
+def connect(place: LocalSandbox, networks: Networks) -> Iterator[Namespace]:
     """All of one container's network."""
     wanted = place.sysctls
     yield Namespace(
-        name=place.key, sysctls={key: wanted.get(key, value) for key, value in SYSCTLS.items()}
+        name=place.key,
+        sysctls={key: wanted.get(key, value) for key, value in SYSCTLS.items()},
+        tables=resolver() if has_names(place, networks) else {},
     )
+    way_out = outlet(place, networks)
+    for endpoint in place.endpoints:
+        network = networks.get(endpoint.network)
+        if network is not None:
+            yield from _attach(place, endpoint, network)
+            if endpoint is way_out:
+                route = Route(
+                    destination=DEFAULT_ROUTE, via=network.gateway, device=f"eth{endpoint.number}"
+                )
+                yield Namespace(name=place.key, routes=frozenset({route}))
+
+
+def _attach(
+    place: LocalSandbox, endpoint: BridgeEndpoint, network: BridgeNetwork
+) -> Iterator[Namespace]:
+    """The bridge is told which port the MAC is behind and learns nothing, as in
+    `fragments.cable`. Where the host filters bridges (`bridge-nf-call-iptables`), the bridge itself
+    translates a container's call of its own published port, and must send the frame back."""
+    near, far = local_port(place.id, endpoint.number), f"eth{endpoint.number}"
+    settings = BridgePort(
+        isolated=not network.spec.talks, learning=False, flood=False, locked=True, hairpin=True
+    )
+    here = Link(
+        name=near,
+        kind=Veth(place.key, far),
+        mtu=network.spec.mtu,
+        master=network.device,
+        port=settings,
+    )
+    there = Link(
+        name=far,
+        kind=Veth(HOST, near),
+        mtu=network.spec.mtu,
+        mac=endpoint.mac,
+        addresses=frozenset({endpoint.address}),
+    )
+    yield Namespace(
+        name=HOST,
+        links=links(here),
+        forwarding=frozenset({ForwardingEntry(near, endpoint.mac)}),
+        neighbours=frozenset({Neighbour(network.device, endpoint.address.ip, endpoint.mac)}),
+    )
+    yield Namespace(name=place.key, links=links(there))
+
+
+# --- the host's rules
+
+
+def rules(
+    bridges: Sequence[BridgeNetwork],
+    places: Sequence[LocalSandbox],
+    own: frozenset[PortKey],
+    data_path: IPv4Address | None,
+) -> Namespace:
+    """`own`: ports on which the daemon listens, which are published for nobody. `data_path`: the
+    host's address in the swarm, if it is in one."""
+    networks = {network.id: network for network in bridges}
+    frames = nft.base_chain(
+        "source-guard",
+        "filter",
+        "prerouting",
+        nft.RAW,
+        f'iifname != "{LOCAL_PORT_PREFIX}*" accept',
+        "ether type ip ether saddr . ip saddr @senders accept",
+        "ether type arp ether saddr . arp saddr ip @senders accept",
+        "drop",
+    )
+    body = "\n".join(
+        (_guard(bridges), _forward(bridges), *_translation(), _outward(bridges, data_path))
+    )
+    tables = {
+        ("bridge", BRIDGE_TABLE): Table(
+            "bridge", BRIDGE_TABLE, frames, {"senders": _senders(places)}
+        ),
+        ("ip", BRIDGE_TABLE): Table("ip", BRIDGE_TABLE, body, _ports(places, networks, own)),
+    }
+    return Namespace(name=HOST, tables=tables)
+
+
+def _names(bridges: Sequence[BridgeNetwork]) -> str:
+    names = ", ".join(f'"{network.device}"' for network in bridges)
+    return f"{{ {names} }}"
+
+
+def _senders(places: Sequence[LocalSandbox]) -> ElementSet:
+    found: dict[Entry, Entry] = {
+        (endpoint.mac, endpoint.address.ip): () for place in places for endpoint in place.endpoints
+    }
+    return ElementSet(SENDERS, found)
+
+
+def _guard(bridges: Sequence[BridgeNetwork]) -> str:
+    """Before connection tracking, so that dropped packets leave no trace."""
+    return nft.base_chain(
+        "bridge-in",
+        "filter",
+        "prerouting",
+        nft.RAW,
+        f"iifname {_names(bridges)} ip daddr {LOOPBACK} drop",
+    )
+
+
+def _forward(bridges: Sequence[BridgeNetwork]) -> str:
+    """Within a network packets pass here only if the host routes them, or if it filters bridges
+    (`bridge-nf-call-iptables`)."""
+    closed = [
+        f'iifname "{n.device}" oifname != "{n.device}" drop' for n in bridges if n.spec.internal
+    ]
+    within = [f'iifname "{n.device}" oifname "{n.device}" accept' for n in bridges if n.spec.talks]
+    return nft.base_chain(
+        "bridge-forward",
+        "filter",
+        "forward",
+        nft.FILTER,
+        *closed,
+        f"oifname != {_names(bridges)} accept",
+        "ct state established,related accept",
+        "ct status dnat accept",
+        *within,
+        "drop",
+    )
+
+
+def _translation() -> tuple[str, str]:
+    protocols = f"meta l4proto {{ {', '.join(PROTOCOLS)} }}"
+    targets = (
+        f"{protocols} dnat ip to ip daddr . meta l4proto . th dport map @{PUBLISHED_AT}",
+        f"{protocols} dnat ip to meta l4proto . th dport map @{PUBLISHED}",
+    )
+    return (
+        nft.base_chain(
+            "bridge-nat-in",
+            "nat",
+            "prerouting",
+            nft.DSTNAT,
+            *(f"{LOCAL_FROM_OUTSIDE} {target}" for target in targets),
+        ),
+        nft.base_chain(
+            "bridge-nat-out",
+            "nat",
+            "output",
+            nft.DSTNAT,
+            *(f"{LOCAL} {target}" for target in targets),
+        ),
+    )
+
+
+def _outward(bridges: Sequence[BridgeNetwork], data_path: IPv4Address | None) -> str:
+    """The mesh's leg has no address, and other hosts know only the host's own."""
+    subnets = ", ".join(str(network.subnet) for network in bridges)
+    inward = [
+        f'oifname "{n.device}" ct status dnat ip saddr {{ {LOOPBACK}, {subnets} }} snat ip to'
+        f" {n.gateway}"
+        for n in bridges
+    ]
+    mesh = [f'oifname "{INGRESS_LEG}" ip saddr {{ {subnets} }} snat ip to {data_path}']
+    outward = [
+        f'oifname != "{n.device}" ip saddr {n.subnet} masquerade'
+        for n in bridges
+        if n.spec.masquerades and not n.spec.internal
+    ]
+    return nft.base_chain(
+        "bridge-nat-post",
+        "nat",
+        "postrouting",
+        nft.SRCNAT,
+        *inward,
+        *(mesh if data_path is not None else ()),
+        *outward,
+    )
+
+
+def _ports(
+    places: Sequence[LocalSandbox], networks: Networks, own: frozenset[PortKey]
+) -> dict[str, ElementSet]:
+    everywhere: dict[Entry, Entry] = {}
+    somewhere: dict[Entry, Entry] = {}
+    for place in places:
+        way_in = outlet(place, networks)
+        for port in place.ports if way_in is not None else ():
+            key = (port.protocol, port.published)
+            if way_in is None or key in own:
+                continue
+            target = (way_in.address.ip, port.target)
+            if port.host_address is None:
+                everywhere.setdefault(key, target)
+            else:
+                somewhere.setdefault((port.host_address, *key), target)
+    return {
+        PUBLISHED: ElementSet(PORTS, everywhere),
+        PUBLISHED_AT: ElementSet(PORTS_AT, somewhere),
+    }

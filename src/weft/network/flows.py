@@ -24,9 +24,11 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from weft.model.addresses import Port, Protocol
+from weft.network.bridge import PUBLISHED, PUBLISHED_AT
 from weft.network.fragments import TABLE
 from weft.network.gateway import HOST_PORTS
 from weft.network.kernel_state import Entry, KernelState, Namespace
+from weft.network.ownership import BRIDGE_TABLE
 from weft.network.service_table import Published, Services
 
 
@@ -67,24 +69,35 @@ def stale_flows(before: KernelState, after: KernelState) -> set[Place]:
                 known[key] = frozenset(map(Answered, _left(old, new)))
             found.update((name, stale) for stale in known[key])
             found.update((name, Asked(*port)) for port in _begun(old, new))
-        if old_ports is not new_ports:
-            found.update((name, stale) for stale in _of_host_ports(old_ports, new_ports))
+        for ports, wanted in zip(old_ports, new_ports, strict=True):
+            if ports is not wanted:
+                found.update((name, stale) for stale in _of_host_ports(ports, wanted))
     return found
 
 
-def _ways(namespace: Namespace) -> tuple[Services, _HostPorts]:
-    """The targets of new flows: the services and the host-mode ports."""
+def _ways(namespace: Namespace) -> tuple[Services, list[_HostPorts]]:
+    """The targets of new flows: the services, and the ports that this host publishes for containers
+    of its own, each by protocol and port."""
     table = namespace.tables.get(("ip", TABLE))
-    if table is None:
-        return _NO_SERVICES, _NO_PORTS
-    ports = table.sets.get(HOST_PORTS)
-    return table.services, ports.elements if ports else _NO_PORTS
+    services = _NO_SERVICES if table is None else table.services
+    return services, [
+        _elements(namespace, TABLE, HOST_PORTS),
+        _elements(namespace, BRIDGE_TABLE, PUBLISHED),
+        _elements(namespace, BRIDGE_TABLE, PUBLISHED_AT),
+    ]
+
+
+def _elements(namespace: Namespace, table: str, name: str) -> _HostPorts:
+    found = namespace.tables.get(("ip", table))
+    ports = found.sets.get(name) if found is not None else None
+    return ports.elements if ports is not None else _NO_PORTS
 
 
 def _of_host_ports(old: _HostPorts, new: _HostPorts) -> Iterator[Stale]:
     addresses = {target[0] for target in old.values()} - {target[0] for target in new.values()}
     yield from (Answered(address) for address in addresses if isinstance(address, IPv4Address))
-    yield from (Asked(*port) for port in new.keys() - old.keys())  # type: ignore[arg-type]
+    # A port that is published on one address of the host has the address before it.
+    yield from (Asked(*port[-2:]) for port in new.keys() - old.keys())  # type: ignore[arg-type]
 
 
 def _left(old: Services, new: Services) -> set[IPv4Address]:

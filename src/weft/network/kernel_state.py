@@ -67,6 +67,8 @@ class BridgePort(msgspec.Struct, frozen=True):
     """The bridge sends frames for unknown MACs out of this port."""
     locked: bool = False
     """Frames enter by this port only if the bridge was told that their sender is behind it."""
+    hairpin: bool = False
+    """Frames that came in by the port may leave by it."""
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):

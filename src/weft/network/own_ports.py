@@ -5,6 +5,9 @@ If a published port made a manager unreachable, every node would be cut off, and
 who could withdraw the port. The API refuses such ports (`control/allocator/ports.py`), but each
 host has its own listening ports: the number may have been published before this host joined. Other
 hosts still publish the port.
+
+Ports that this node publishes for its own containers take precedence over those of the swarm's
+services in the same way: the container was there first, or its user would not have got the port.
 """
 
 from collections.abc import Sequence
@@ -15,6 +18,7 @@ from weft.model.addresses import PortKey
 from weft.model.assignment import Overlays
 from weft.model.sandbox import NodeFacts
 from weft.model.workload import Resident, Workload
+from weft.network.desired import LocalPart, SwarmPart
 from weft.network.service_table import Services
 
 
@@ -27,6 +31,22 @@ def without_own_ports(residents: Sequence[Resident], own: frozenset[PortKey]) ->
 def own_ports(overlays: Overlays, facts: NodeFacts) -> frozenset[PortKey]:
     vxlan: PortKey = ("udp", overlays.data_path_port)
     return facts.own_ports | {vxlan}
+
+
+def local_ports(local: LocalPart) -> frozenset[PortKey]:
+    """Ports that this node publishes for its own containers, on whatever address."""
+    return frozenset((p.protocol, p.published) for place in local.sandboxes for p in place.ports)
+
+
+def swarm_ports(part: SwarmPart) -> frozenset[PortKey]:
+    """Ports of this host that the swarm's part has: the daemon's own, the mesh's, and those that the
+    tasks here have in host mode."""
+    ingress = (view for view in part.overlays.networks.values() if view.definition.ingress)
+    records = (record for view in ingress for record in view.services.values())
+    mesh = (port for record in records for port in record.ports if port.mode == "ingress")
+    tasks = (p for resident in part.residents for p in resident.workload.ports if p.mode == "host")
+    found = frozenset((p.protocol, p.published) for p in (*mesh, *tasks) if p.published)
+    return found | own_ports(part.overlays, part.facts)
 
 
 def published(services: Services, own: frozenset[PortKey]) -> Services:

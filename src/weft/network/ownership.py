@@ -1,9 +1,11 @@
 """The objects of ours in the host's own namespace, by name and number: exactly these can be listed,
-compared and removed.
+compared and removed. The bridges of this node's own networks have names that other software gives its
+bridges too (docker0), or that users chose: these bridges are known by their MAC.
 
 We made all other namespaces that we use; everything in them is ours.
 """
 
+from weft.model.bridge_network import BRIDGE_PREFIX, DEFAULT_DEVICE
 from weft.model.sandbox import GATEWAY_BRIDGE
 
 INGRESS_LEG = "ing0"
@@ -11,6 +13,13 @@ INGRESS_LEG = "ing0"
 GATEWAY_PORT_PREFIX = "wgw-"
 """Ports of docker_gwbridge: this prefix and the first ten digits of the sandbox's id."""
 INGRESS_SANDBOX = "ingress_sbox"
+LOCAL_PORT_PREFIX = "wbr-"
+"""Ports of the bridges of this node's own networks: this prefix, the first nine digits of the
+sandbox's id and the interface's number."""
+MOST_INTERFACES = 100
+"""Of a sandbox: the number has two digits in the port's name, which has at most fifteen characters."""
+BRIDGE_MAC = "02:45"
+"""MAC of a bridge of this node's own networks: this prefix and the bridge's address."""
 
 MESH_TABLE = 5917
 """Routing table of the mesh: the ingress subnet, through `ing0`."""
@@ -38,6 +47,8 @@ number is Docker Swarm's."""
 CLEAR_MARK = ESP_MARK + 2
 """Mark of VXLAN datagrams of plain networks, where the kernel encrypts all others."""
 GUARD_TABLE = "weft-guard"
+BRIDGE_TABLE = "weft-bridges"
+"""Rules of this node's own networks."""
 UNDERLAY_TABLE = "weft-underlay"
 
 TABLE_PREFIX = "weft"
@@ -45,7 +56,21 @@ TABLE_PREFIX = "weft"
 
 
 def owns_link(name: str) -> bool:
-    return name in (GATEWAY_BRIDGE, INGRESS_LEG) or name.startswith(GATEWAY_PORT_PREFIX)
+    """Of links other than the bridges of this node's own networks."""
+    return name in (GATEWAY_BRIDGE, INGRESS_LEG) or name.startswith(
+        (GATEWAY_PORT_PREFIX, LOCAL_PORT_PREFIX)
+    )
+
+
+def owns_bridge(mac: str | None) -> bool:
+    """`mac`: a bridge's."""
+    return mac is not None and mac.startswith(f"{BRIDGE_MAC}:")
+
+
+def may_own_bridge(name: str) -> bool:
+    """For the watch of the kernel, which is not told the MAC: false of a bridge that a user has
+    named, whose changes are found later."""
+    return name == DEFAULT_DEVICE or name.startswith(BRIDGE_PREFIX)
 
 
 def owns_routing_table(table: int) -> bool:
@@ -78,3 +103,8 @@ def gateway_port(sandbox: str) -> str:
     """The host's end of the veth that leads from a sandbox, or from `ingress_sbox`, to
     docker_gwbridge."""
     return GATEWAY_PORT_PREFIX + sandbox[:10]
+
+
+def local_port(sandbox: str, number: int) -> str:
+    """The host's end of the veth that leads from interface `eth<number>` of a sandbox to a bridge."""
+    return f"{LOCAL_PORT_PREFIX}{sandbox[:9]}{number:02}"

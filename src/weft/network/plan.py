@@ -36,7 +36,7 @@ from weft.network.desired import Desired, LocalPart, SwarmPart
 from weft.network.fragments import grouped, serving, union
 from weft.network.kernel_state import HOST, KernelState, Namespace
 from weft.network.memo import Memo
-from weft.network.own_ports import own_ports, published, without_own_ports
+from weft.network.own_ports import local_ports, own_ports, published, without_own_ports
 from weft.network.ownership import INGRESS_SANDBOX, balancer_namespace
 from weft.network.sandbox import Outlook
 from weft.network.service_table import (
@@ -70,13 +70,14 @@ class Planner:
 
     def plan(self, desired: Desired) -> KernelState:
         """Each namespace is the union of the hops' fragments for it, with its services."""
-        swarm = None
+        parts: list[Namespace] = []
+        services: dict[str, Services] = {}
         if desired.swarm is not None:
-            swarm = _SwarmRound(self._memo, desired.swarm)
-        parts = [] if swarm is None else list(swarm.parts())
-        services = {} if swarm is None else swarm.services
-        parts += self._local(desired.local)
-        spaces = {HOST: [], **grouped(parts)}
+            swarm = _SwarmRound(self._memo, desired.swarm, desired.local)
+            parts += swarm.parts()
+            services = swarm.services
+        parts += self._local(desired)
+        spaces: dict[str, list[Namespace]] = {HOST: [], **grouped(parts)}
         state = KernelState(
             {name: self._whole(name, some, services.get(name)) for name, some in spaces.items()}
         )
@@ -96,23 +97,45 @@ class Planner:
             ("serving", name), (namespace, services), lambda: serving(namespace, services)
         )
 
-    def _local(self, local: LocalPart) -> Iterator[Namespace]:
+    def _local(self, desired: Desired) -> Iterator[Namespace]:
+        """The node's own networks."""
+        local, swarm, keep = desired.local, desired.swarm, self._memo.keep
+        networks, bridges = {n.id: n for n in local.networks}, bridge.shown(local)
+        for network in bridges:
+            yield keep(("bridge", network.id), (network,), partial(bridge.device, network))
         for place in local.sandboxes:
-            yield from self._memo.keep(("local", place.id), (place,), partial(_connected, place))
+            known = (networks.get(endpoint.network) for endpoint in place.endpoints)
+            made = partial(_connected, place, networks)
+            yield from keep(("local", place.id), (place, *known), made)
+        if not bridges:
+            return
+        facts = None if swarm is None else swarm.facts
+        own = frozenset() if swarm is None else own_ports(swarm.overlays, swarm.facts)
+        port = None if swarm is None else swarm.overlays.data_path_port
+        yield keep(
+            ("bridges",),
+            (*bridges, *local.sandboxes, facts, port),
+            lambda: bridge.rules(
+                bridges, local.sandboxes, own, facts.data_path_address if facts else None
+            ),
+        )
 
 
-def _connected(place: LocalSandbox) -> Parts:
-    return tuple(bridge.connect(place))
+def _connected(place: LocalSandbox, networks: bridge.Networks) -> Parts:
+    return tuple(bridge.connect(place, networks))
 
 
 class _SwarmRound:
     """One plan of the swarm's part."""
 
-    def __init__(self, memo: Memo, part: SwarmPart) -> None:
+    def __init__(self, memo: Memo, part: SwarmPart, local: LocalPart) -> None:
         overlays, facts = part.overlays, part.facts
         self._memo, self._overlays, self._facts = memo, overlays, facts
         networks = overlays.networks
-        residents = without_own_ports(part.residents, own_ports(overlays, facts))
+        self._local = local
+        self._bridges = bridge.shown(local)
+        self._taken = own_ports(overlays, facts) | local_ports(local)
+        residents = without_own_ports(part.residents, self._taken)
         self._residents = sorted(residents, key=lambda r: r.sandbox.id)
         self._outside = [r for r in self._residents if sandbox.needs_gateway(r.workload, networks)]
         self._attached: dict[NetworkId, list[Workload]] = {}
@@ -164,9 +187,15 @@ class _SwarmRound:
         definitions = [view.definition for view in self._views.values()]
         places = [self._places(view) for view in self._views.values()]
         hosts = self._memo.keep(("hosts",), (facts, *places), lambda: underlay.hosts(places, facts))
-        inputs = (port, hosts, *definitions)
+        inputs = (port, hosts, *definitions, *self._bridges)
         yield from self._keep(
-            ("underlay",), inputs, lambda: [underlay.datagrams(definitions, hosts, facts, port)]
+            ("underlay",),
+            inputs,
+            lambda: [
+                underlay.datagrams(
+                    definitions, hosts, facts, port, [n.device for n in self._bridges]
+                )
+            ],
         )
 
     # --- a network
@@ -233,11 +262,11 @@ class _SwarmRound:
         yield from self._keep(
             ("mesh", id), (definition, own), lambda: ingress.mesh(definition, own, facts)
         )
-        ports = own_ports(self._overlays, facts)
+        taken = self._taken
         self.services[HOST] = self._memo.keep(
             ("published",),
-            (table.published, facts, port),
-            lambda: published(table.published, ports),
+            (table.published, facts, port, *self._local.sandboxes),
+            lambda: published(table.published, taken),
         )
         outlet = (facts, INGRESS_SANDBOX, INGRESS_SANDBOX, "eth1", facts.ingress_gateway)
         yield from self._keep(("outlet", id), (), lambda: gateway.port(*outlet))

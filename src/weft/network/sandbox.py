@@ -24,7 +24,7 @@ from weft.model.task import Attachment
 from weft.model.workload import Workload
 from weft.network import gateway, nft, reply
 from weft.network.fragments import cable, table
-from weft.network.kernel_state import Namespace, Route
+from weft.network.kernel_state import Namespace, Route, Table
 from weft.network.loadbalancer import choice
 from weft.network.overlay import mtu_of, segment_of
 from weft.network.ownership import overlay_namespace
@@ -81,7 +81,7 @@ def connect(
     yield Namespace(
         name=sandbox.key, sysctls={key: wanted.get(key, value) for key, value in SYSCTLS.items()}
     )
-    yield Namespace(name=sandbox.key, tables=table(_resolver()))
+    yield Namespace(name=sandbox.key, tables=resolver())
     interfaces: list[tuple[Interface, Outlook]] = []
     for i, attachment in enumerate(workload.attachments):
         outlook = outlooks.get(attachment.network)
@@ -133,9 +133,10 @@ def _mesh(
         yield from reply.answers(sandbox.key, workload, entry, others, outlet, legs)
 
 
-def _resolver() -> str:
+def resolver() -> dict[tuple[str, str], Table]:
+    """Leads questions for names to this node's name server in the sandbox."""
     target = f"dnat ip to {RESOLVER_ADDRESS}:{RESOLVER_PORT}"
     rules = (
         f"ip daddr {RESOLVER_ADDRESS} {protocol} dport 53 {target}" for protocol in ("udp", "tcp")
     )
-    return nft.base_chain("resolver", "nat", "output", nft.DSTNAT, *rules)
+    return table(nft.base_chain("resolver", "nat", "output", nft.DSTNAT, *rules))

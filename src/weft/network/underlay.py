@@ -34,12 +34,17 @@ HOSTS = SetType(("ipv4_addr",))
 
 
 def datagrams(
-    definitions: Sequence[NetworkDefinition], hosts: ElementSet, facts: NodeFacts, port: Port
+    definitions: Sequence[NetworkDefinition],
+    hosts: ElementSet,
+    facts: NodeFacts,
+    port: Port,
+    bridges: Sequence[str] = (),
 ) -> Namespace:
     """`definitions`: the networks on this host; `hosts`: the hosts that share one of them; `port`:
-    VXLAN's UDP port."""
+    VXLAN's UDP port; `bridges`: those of this node's own networks."""
     own = facts.data_path_address
-    containers = f'iifname {{ "{GATEWAY_BRIDGE}", "{INGRESS_LEG}" }} goto from-containers'
+    inward = ", ".join(f'"{name}"' for name in (GATEWAY_BRIDGE, INGRESS_LEG, *bridges))
+    containers = f"iifname {{ {inward} }} goto from-containers"
     body = "\n".join(
         (
             nft.chain("from-containers", "ip daddr @hosts drop", "fib daddr type local drop"),

@@ -45,6 +45,7 @@ def happened(made: Engine) -> list[tuple[str, str, str]]:
 
 def test_the_networks_that_every_host_has_are_the_same_in_a_swarm() -> None:
     made = engine()
+    made.local.load()
     alone = made.local_networks()
     assert [(n.name, n.driver) for n in alone] == [
         ("bridge", "bridge"),

@@ -213,7 +213,7 @@ def test_the_order_that_a_kernel_wants() -> None:
         "ip -n 1-net link set veth1 master br0",
         (
             "ip -n 1-net link set veth1 type bridge_slave isolated off learning off flood off"
-            " locked on"
+            " locked on hairpin off"
         ),
         "ip -n 1-net address add 10.0.0.1/24 dev br0",
         "ip -n box address add 10.0.0.5/24 dev eth0",

@@ -357,21 +357,21 @@ def test_a_node_with_one_container_of_one_plain_network() -> None:
             " address 02:42:0a:0a:0a:05"
         ),
         "ip link set wgw-BOX master docker_gwbridge",
-        "ip link set wgw-BOX type bridge_slave isolated on learning off flood off locked on",
+        "ip link set wgw-BOX type bridge_slave isolated on learning off flood off locked on hairpin off",
         "ip -n 1-mynet00000 link set vxlan0 master br0",
         (
             "ip -n 1-mynet00000 link set vxlan0 type bridge_slave isolated off learning off flood"
-            " on locked off"
+            " on locked off hairpin off"
         ),
         "ip -n 1-mynet00000 link set veth0 master br0",
         (
             "ip -n 1-mynet00000 link set veth0 type bridge_slave isolated off learning off flood"
-            " off locked on"
+            " off locked on hairpin off"
         ),
         "ip -n 1-mynet00000 link set veth1 master br0",
         (
             "ip -n 1-mynet00000 link set veth1 type bridge_slave isolated off learning off flood"
-            " off locked on"
+            " off locked on hairpin off"
         ),
         "ip -n 1-mynet00000 address add 10.10.10.1/24 dev br0",
         "ip -n lb_mynet0000 address add 10.10.10.2/24 dev eth0",

@@ -273,7 +273,10 @@ def attached_network_json(network: Network) -> Json:
 def local_network_json(network: LocalNetwork) -> Json:
     """A network as this node knows it, without its containers."""
     config: list[Json] = [
-        {"Subnet": str(subnet)} | omit_empty({"Gateway": gateway})
+        _pool_json(
+            Pool(subnet, None, network.ip_range, dict(network.reserved)),
+            IPv4Address(gateway) if gateway else None,
+        )
         for subnet, gateway in network.pools
     ]
     body = _frame(
@@ -306,7 +309,7 @@ def endpoint_json(endpoint: LocalEndpoint) -> Json:
     return {
         "Name": endpoint.name,
         "EndpointID": endpoint.endpoint_id,
-        "MacAddress": mac_for(endpoint.address.ip),
+        "MacAddress": endpoint.mac or mac_for(endpoint.address.ip),
         "IPv4Address": str(endpoint.address),
         "IPv6Address": "",
     }

@@ -55,7 +55,7 @@ _VETH_INFO_PEER = 1
     _VXLAN_L3MISS,
     _VXLAN_PORT,
 ) = 1, 4, 7, 11, 13, 14, 15
-_BRPORT = {"isolated": 33, "learning": 8, "flood": 9, "locked": 39}
+_BRPORT = {"isolated": 33, "learning": 8, "flood": 9, "locked": 39, "hairpin": 4}
 """IFLA_BRPORT_…, by field of `BridgePort`."""
 _SKIP_STATISTICS = 8
 _HEADER = struct.Struct("=BxHiII")

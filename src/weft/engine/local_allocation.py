@@ -1,0 +1,138 @@
+"""Chooses what this node's own networks and containers get: subnets, addresses, and ports of the
+host. Pure, with Docker's texts for what cannot be had."""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from ipaddress import IPv4Address, IPv4Network
+
+import msgspec
+
+from weft.errors import Exhausted, Forbidden, InvalidArgument, OperationFailed
+from weft.model.addresses import Port, Protocol
+from weft.model.bridge_network import BridgeNetwork
+from weft.model.network import Pool
+from weft.model.service import PublishedPort
+
+POOLS = (
+    *(IPv4Network((f"172.{second}.0.0", 16)) for second in range(17, 32)),
+    *IPv4Network("192.168.0.0/16").subnets(new_prefix=20),
+)
+"""Docker's default pools for networks of one node, in its order."""
+EPHEMERAL = range(32768, 61000)
+"""Ports of the host for containers whose users name none: the kernel's own range, as in Docker."""
+OVERLAP = "invalid pool request: Pool overlaps with other one on this address space"
+Binding = tuple[IPv4Address | None, Protocol, Port]
+"""A port of the host, on one address or on all (None)."""
+
+
+def choose_subnet(taken: Iterable[IPv4Network]) -> IPv4Network:
+    """The first of the pools that overlaps nothing. Raises `Exhausted`."""
+    held = tuple(taken)
+    for pool in POOLS:
+        if not any(pool.overlaps(other) for other in held):
+            return pool
+    raise Exhausted("all predefined address pools have been fully subnetted")
+
+
+def check_subnet(subnet: IPv4Network, taken: Iterable[IPv4Network]) -> None:
+    """Raises `Forbidden` for a subnet that the user named and another network has."""
+    if any(subnet.overlaps(other) for other in taken):
+        raise Forbidden(OVERLAP)
+
+
+def choose_gateway(pool: Pool) -> IPv4Address:
+    """The address that the user named, else the subnet's first that is not reserved. Raises
+    `Exhausted`."""
+    if pool.gateway is not None:
+        return pool.gateway
+    reserved = set(pool.reserved.values())
+    found = next((host for host in pool.subnet.hosts() if host not in reserved), None)
+    if found is None:
+        raise Exhausted(f"cannot choose a gateway: no address is free in {pool.subnet}")
+    return found
+
+
+def choose_address(
+    network: BridgeNetwork, held: Collection[IPv4Address], wanted: IPv4Address | None
+) -> IPv4Address:
+    """The lowest free address, in the range that the user named if there is one; or the address
+    that the user wants. Raises `InvalidArgument`, `Forbidden` or `Exhausted`."""
+    pool = network.spec.pool or Pool(network.subnet)
+    blocked = {network.gateway, *pool.reserved.values(), *held}
+    if wanted is not None:
+        if wanted not in network.subnet:
+            raise InvalidArgument(
+                f"invalid endpoint settings:\nno configured subnet contains IP address {wanted}"
+            )
+        ends = (network.subnet.network_address, network.subnet.broadcast_address)
+        if wanted in blocked or wanted in ends:
+            raise Forbidden("Address already in use")
+        return wanted
+    span = pool.ip_range or network.subnet
+    first, last = int(span.network_address), int(span.broadcast_address)
+    if span.network_address == network.subnet.network_address:
+        first += 1
+    if span.broadcast_address == network.subnet.broadcast_address:
+        last -= 1
+    taken = {int(address) for address in blocked}
+    found = next((number for number in range(first, last + 1) if number not in taken), None)
+    if found is None:
+        raise Exhausted(
+            f"no available IPv4 addresses on this network's address pools: {network.name}"
+            f" ({network.id})"
+        )
+    return IPv4Address(found)
+
+
+def choose_ports(
+    wanted: Sequence[PublishedPort],
+    binding: IPv4Address | None,
+    taken: Iterable[Binding],
+    check: Callable[[Protocol, Port, IPv4Address | None], None],
+) -> tuple[PublishedPort, ...]:
+    """All the ports, or none. `binding`: the host's address for ports that name none. `taken`: by
+    other containers, by the swarm, by the daemon. `check`: raises `OperationFailed` if a program of
+    the host has the port. Raises `OperationFailed`."""
+    held = set(taken)
+    chosen = []
+    for port in wanted:
+        address = port.host_address or binding
+        if port.published:
+            number = port.published
+            if _is_taken(held, (address, port.protocol, number)):
+                raise OperationFailed(
+                    f"Bind for {address or '0.0.0.0'}:{number} failed: port is already allocated"
+                )
+            check(port.protocol, number, address)
+        else:
+            number = _free_port(held, port.protocol, address, check)
+        held.add((address, port.protocol, number))
+        chosen.append(
+            msgspec.structs.replace(port, mode="host", published=number, host_address=address)
+        )
+    return tuple(chosen)
+
+
+def _free_port(
+    held: Collection[Binding],
+    protocol: Protocol,
+    address: IPv4Address | None,
+    check: Callable[[Protocol, Port, IPv4Address | None], None],
+) -> Port:
+    for number in EPHEMERAL:
+        if _is_taken(held, (address, protocol, number)):
+            continue
+        try:
+            check(protocol, number, address)
+        except OperationFailed:
+            continue
+        return number
+    raise OperationFailed(f"cannot publish a port for {protocol}: every ephemeral port is in use")
+
+
+def _is_taken(held: Collection[Binding], wanted: Binding) -> bool:
+    """A port on all addresses excludes the same port on one of them."""
+    address, *port = wanted
+    return any(
+        [protocol, number] == port and (address is None or other is None or other == address)
+        for other, protocol, number in held
+    )

@@ -1,0 +1,302 @@
+"""The book of this node's own networks: which there are, which containers are on them, and what the
+next one gets. It decides and remembers; `local_networks.py` carries out."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from ipaddress import IPv4Network
+
+import msgspec
+
+from weft.engine import local_views
+from weft.engine.adapters import NetworkAdapters, Origin
+from weft.engine.local_allocation import (
+    Binding,
+    check_subnet,
+    choose_address,
+    choose_gateway,
+    choose_ports,
+    choose_subnet,
+)
+from weft.engine.local_records import LocalRecords
+from weft.errors import (
+    Conflict,
+    Exhausted,
+    FailedPrecondition,
+    Forbidden,
+    InvalidArgument,
+    NotFound,
+    OperationFailed,
+    Unsupported,
+)
+from weft.model.addresses import mac_for
+from weft.model.bridge_network import (
+    DEFAULT_DEVICE,
+    DEFAULT_NETWORK,
+    BridgeNetwork,
+    BridgeNetworkSpec,
+)
+from weft.model.endpoint_settings import EndpointSettings
+from weft.model.ids import CONTAINER_ID_BYTES, ContainerId, NetworkId, hex_id
+from weft.model.local_sandbox import BridgeEndpoint, LocalSandbox
+from weft.model.network import Pool
+from weft.model.service import PublishedPort
+from weft.network import bridge
+from weft.network.desired import LocalPart, SwarmPart
+from weft.network.own_ports import swarm_ports
+from weft.network.ownership import MOST_INTERFACES
+
+log = logging.getLogger(__name__)
+
+NONE, HOST = "none", "host"
+NOT_FOUND = "network {} not found"
+SHARED = (
+    "container sharing network namespace with another container or host cannot be connected to any"
+    " other network"
+)
+PRIVATE = (
+    "container cannot be connected to multiple networks with one of the networks in private (none)"
+    " mode"
+)
+
+
+class LocalBook:
+    def __init__(
+        self,
+        adapters: NetworkAdapters,
+        origin: Origin,
+        default: NetworkId,
+        swarm: Callable[[], SwarmPart | None],
+    ) -> None:
+        """`default`: id of the network `bridge`. `swarm`: the part of the swarm here."""
+        self._adapters = adapters
+        self._origin = origin
+        self._default = default
+        self._swarm = swarm
+        self._records = LocalRecords(adapters.records)
+        self._is_settled = False
+        """Whether the default network has had a container, so that its subnet stays."""
+        self.networks: dict[NetworkId, BridgeNetwork] = {}
+        self.sandboxes: dict[ContainerId, LocalSandbox] = {}
+
+    def load(self, running: Iterable[ContainerId]) -> None:
+        """Finds the networks of the previous daemon, and the sandboxes of the running containers.
+        Raises `OperationFailed` if the disk fails."""
+        self.networks = {network.id: network for network in self._records.networks()}
+        found = {place.container: place for place in self._records.sandboxes()}
+        self.sandboxes = {id: found[id] for id in running if id in found}
+        self._is_settled = self._default in self.networks
+        if not self._is_settled:
+            self.networks[self._default] = self._new_default()
+
+    @property
+    def part(self) -> LocalPart:
+        return LocalPart(tuple(self.networks.values()), tuple(self.sandboxes.values()))
+
+    # --- what there is
+
+    def all(self) -> list[BridgeNetwork]:
+        """By name, with the default one."""
+        return sorted(self.networks.values(), key=lambda network: network.name)
+
+    def get(self, reference: str) -> BridgeNetwork:
+        """`reference`: name, id or the beginning of an id. Raises `NotFound`, or `InvalidArgument`
+        for an ambiguous one."""
+        everything = self.all()
+        for matches in (
+            [n for n in everything if n.id == reference],
+            [n for n in everything if n.name == reference],
+            [n for n in everything if reference and n.id.startswith(reference)],
+        ):
+            if len(matches) > 1:
+                raise InvalidArgument(
+                    f"{len(matches)} matches found based on ID prefix: network {reference} is"
+                    " ambiguous"
+                )
+            if matches:
+                return matches[0]
+        raise NotFound(NOT_FOUND.format(reference))
+
+    def on(self, network: BridgeNetwork) -> list[LocalSandbox]:
+        """The containers on a network."""
+        return [
+            place
+            for place in self.sandboxes.values()
+            if any(endpoint.network == network.id for endpoint in place.endpoints)
+        ]
+
+    def place(self, container: ContainerId) -> LocalSandbox:
+        place = self.sandboxes.get(container)
+        if place is None:
+            raise Conflict(f"container {container} is not running")
+        return place
+
+    def subnets(self) -> list[IPv4Network]:
+        """Without that of a default network which has had no container yet."""
+        found = self.networks.values()
+        return [n.subnet for n in found if not n.is_default or self._is_settled]
+
+    def publishes(self, port: PublishedPort) -> bool:
+        """Whether the host's port belongs to one of this node's own containers."""
+        return any(
+            (taken.protocol, taken.published) == (port.protocol, port.published)
+            and (not taken.host_address or not port.host_address or taken == port)
+            for place in self.sandboxes.values()
+            for taken in place.ports
+        )
+
+    # --- changes, on disk when they return
+
+    def add(self, network: BridgeNetwork) -> None:
+        """Raises `OperationFailed`."""
+        self._records.put(network)
+        self.networks[network.id] = network
+
+    def forget(self, network: BridgeNetwork) -> None:
+        self._records.remove(network)
+        self.networks.pop(network.id, None)
+
+    def put(self, place: LocalSandbox) -> None:
+        """The default network's subnet is kept from its first container on. Raises
+        `OperationFailed`."""
+        if any(endpoint.network == self._default for endpoint in place.endpoints):
+            self._records.put(self.networks[self._default])
+            self._is_settled = True
+        sandboxes = {**self.sandboxes, place.container: place}
+        self._records.put_sandboxes(sandboxes.values())
+        self.sandboxes = sandboxes
+
+    def drop(self, container: ContainerId) -> None:
+        self.sandboxes.pop(container, None)
+        try:
+            self._records.put_sandboxes(self.sandboxes.values())
+        except OperationFailed as error:
+            # The next daemon finds that the container does not run.
+            log.warning("sandbox.not_forgotten container=%s cause=%s", container, error)
+
+    # --- choosing
+
+    def new_network(self, spec: BridgeNetworkSpec) -> BridgeNetwork:
+        if any(network.name == spec.name for network in self.networks.values()):
+            raise Conflict(f"network with name {spec.name} already exists")
+        taken = [*(n.subnet for n in self.networks.values()), *self._subnets_of_swarm()]
+        if spec.pool is not None:
+            check_subnet(spec.pool.subnet, taken)
+        pool = spec.pool or Pool(choose_subnet([*taken, *self._adapters.routes()]))
+        return BridgeNetwork(
+            id=NetworkId(hex_id(self._origin.entropy(CONTAINER_ID_BYTES))),
+            spec=spec,
+            subnet=pool.subnet,
+            gateway=choose_gateway(pool),
+            created_at=self._origin.clock(),
+        )
+
+    def _new_default(self) -> BridgeNetwork:
+        others = (n.subnet for n in self.networks.values() if not n.is_default)
+        taken = [*others, *self._subnets_of_swarm()]
+        try:
+            subnet = choose_subnet([*taken, *self._adapters.routes()])
+        except Exhausted as error:
+            log.error("network.no_subnet network=%s cause=%s", DEFAULT_NETWORK, error)
+            subnet = IPv4Network("172.17.0.0/16")
+        return BridgeNetwork(
+            id=self._default,
+            spec=BridgeNetworkSpec(name=DEFAULT_NETWORK),
+            subnet=subnet,
+            gateway=choose_gateway(Pool(subnet)),
+            created_at=self._origin.clock(),
+            is_default=True,
+        )
+
+    def _subnets_of_swarm(self) -> list[IPv4Network]:
+        part = self._swarm()
+        if part is None:
+            return []
+        definitions = (view.definition for view in part.overlays.networks.values())
+        segments = (segment.subnet for each in definitions for segment in each.segments)
+        return [part.facts.gateway.network, *segments]
+
+    def check_device(self, network: BridgeNetwork) -> None:
+        """A bridge of that name that others made is not touched."""
+        same = [n for n in self.networks.values() if n.device == network.device]
+        if any(n is not network for n in same) or (
+            network.spec.device == DEFAULT_DEVICE and not network.is_default
+        ):
+            raise Forbidden(
+                f"cannot create network {network.name}: another network has bridge {network.device}"
+            )
+        if network.device in self._adapters.foreign_links():
+            raise FailedPrecondition(
+                f"cannot make bridge {network.device} of network {network.name}: this host has an"
+                " interface of that name that is not Weft's"
+            )
+
+    def with_endpoint(self, place: LocalSandbox, wanted: EndpointSettings) -> LocalSandbox:
+        """Raises a `WeftError`."""
+        network = self._network_for(place, wanted)
+        self.check_device(network)
+        held = [e.address.ip for other in self.sandboxes.values() for e in other.endpoints]
+        address = choose_address(network, held, wanted.address)
+        numbers = {endpoint.number for endpoint in place.endpoints}
+        number = next(n for n in range(MOST_INTERFACES + 1) if n not in numbers)
+        if number == MOST_INTERFACES:
+            raise Exhausted(f"cannot connect container {place.name}: it has too many networks")
+        endpoint = BridgeEndpoint(
+            network=network.id,
+            number=number,
+            address=local_views.interface(network, address),
+            mac=wanted.mac.lower() or mac_for(address),
+            aliases=wanted.aliases,
+        )
+        return msgspec.structs.replace(place, endpoints=(*place.endpoints, endpoint))
+
+    def _network_for(self, place: LocalSandbox, wanted: EndpointSettings) -> BridgeNetwork:
+        if wanted.network == HOST:
+            raise InvalidArgument(SHARED)
+        if wanted.network == NONE:
+            raise InvalidArgument(PRIVATE)
+        part = self._swarm()
+        overlays = () if part is None else part.overlays.networks.values()
+        if wanted.network in {view.definition.name for view in overlays}:
+            raise Unsupported(
+                f"cannot connect container {place.name} to network {wanted.network}: it is the"
+                " swarm's, where Weft connects tasks of services only"
+            )
+        network = self.get(wanted.network)
+        if network.is_default and not self._is_settled:
+            network = self.networks[self._default] = self._new_default()
+        causes = []
+        if network.is_default and wanted.address is not None:
+            causes.append("user-specified IP address is supported on user-defined networks only")
+        if network.is_default and wanted.aliases:
+            causes.append("network-scoped aliases are only supported for user-defined networks")
+        if causes:
+            raise InvalidArgument("\n".join(("invalid endpoint settings:", *causes)))
+        if any(endpoint.network == network.id for endpoint in place.endpoints):
+            raise Conflict(
+                f"endpoint with name {place.name} already exists in network {network.name}"
+            )
+        return network
+
+    def with_ports(self, place: LocalSandbox, ports: Sequence[PublishedPort]) -> LocalSandbox:
+        way_in = bridge.outlet(place, self.networks)
+        if way_in is None or not ports:
+            return place  # as in Docker: on internal networks nothing is published
+        network = self.networks[way_in.network]
+        check, binding = self._adapters.check_port, network.spec.binding
+        try:
+            chosen = choose_ports(ports, binding, self._taken_ports(place.container), check)
+        except OperationFailed as error:
+            id = local_views.endpoint_id(network, place)
+            raise OperationFailed(
+                "failed to set up container networking: driver failed programming external"
+                f" connectivity on endpoint {place.name} ({id}): {error}"
+            ) from error
+        return msgspec.structs.replace(place, ports=chosen)
+
+    def _taken_ports(self, container: ContainerId) -> Iterator[Binding]:
+        for place in self.sandboxes.values():
+            if place.container != container:
+                yield from ((p.host_address, p.protocol, p.published) for p in place.ports)
+        part = self._swarm()
+        for protocol, number in swarm_ports(part) if part is not None else ():
+            yield None, protocol, number

@@ -1,0 +1,298 @@
+"""Networks of one node in a real kernel: who reaches whom, and by which address."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.adapter_bed import inside, sh, with_kernel
+from tests.support.local_node import LocalNode, container_id, local_node
+from weft.dns import codec
+from weft.engine.adapters import NameAdapters
+from weft.errors import WeftError
+from weft.linux import host, netns
+from weft.linux.host_ports import check_free
+from weft.linux.kernel import RealKernel
+from weft.model.bridge_network import BridgeNetworkSpec
+from weft.model.endpoint_settings import EndpointSettings
+from weft.model.local_sandbox import LocalSandbox
+from weft.model.service import PublishedPort
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+
+HOST, OUTSIDE = "192.0.2.1", "192.0.2.2"
+"""The host's address on its wire, and that of a machine there."""
+WAIT = 0.5
+"""Seconds for an answer that must not come; one that comes takes a thousandth."""
+
+
+class Bed:
+    """The host is the test's own namespace; containers and the machine outside are files."""
+
+    def __init__(self, node: LocalNode, directory: Path, outside: Path) -> None:
+        self.node, self._directory, self.outside = node, directory, outside
+        self._open: list[socket.socket] = []
+
+    def at(self, place: LocalSandbox) -> Path:
+        return self._directory / place.key
+
+    def serve(self, place: Path | None, port: int, kind: int = socket.SOCK_STREAM) -> socket.socket:
+        def listening() -> socket.socket:
+            made = socket.socket(socket.AF_INET, kind)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(("0.0.0.0", port))
+            if kind == socket.SOCK_STREAM:
+                made.listen()
+            made.settimeout(WAIT)
+            return made
+
+        made = listening() if place is None else netns.run_in(place, listening)
+        self._open.append(made)
+        return made
+
+    def call(self, place: Path | None, to: str, port: int, server: socket.socket) -> str | None:
+        """The address by which the server knows the caller; None if they do not meet."""
+
+        def calling() -> socket.socket | None:
+            made = socket.socket()
+            made.settimeout(WAIT)
+            try:
+                made.connect((to, port))
+            except OSError:
+                made.close()
+                return None
+            return made
+
+        made = calling() if place is None else netns.run_in(place, calling)
+        if made is None:
+            return None
+        with made, contextlib.suppress(TimeoutError):
+            accepted, (address, _) = server.accept()
+            accepted.close()
+            return str(address)
+        return None
+
+    def close(self) -> None:
+        for each in self._open:
+            each.close()
+
+
+@contextlib.asynccontextmanager
+async def bed(kernel: RealKernel, path: Path, directory: Path) -> AsyncIterator[Bed]:
+    outside = directory / "0123456789ef"
+    netns.create(outside, lambda: None)
+    sh("ip link add eth0 type veth peer name far")
+    sh(f"ip link set far netns {outside}")
+    inside(directory, outside.name, f"ip addr add {OUTSIDE}/24 dev far")
+    inside(directory, outside.name, "ip link set far up")
+    sh(f"ip addr add {HOST}/24 dev eth0 && ip link set eth0 up")
+    names = NameAdapters(open_resolver=_open_resolver, open_socket=netns.open_socket)
+    async with local_node(
+        kernel,
+        names,
+        path / "networks",
+        namespaces=directory,
+        routes=host.routes,
+        foreign_links=lambda: [each.name for each in host.all_interfaces()],
+        check_port=check_free,
+    ) as node:
+        made = Bed(node, directory, outside)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+async def _open_resolver(
+    path: Path, address: IPv4Address, port: int
+) -> tuple[socket.socket, socket.socket]:
+    return netns.open_udp_tcp(path, address, port)
+
+
+def on_a_host(tmp_path: Path, story: Callable[[Bed], Awaitable[None]]) -> None:
+    directory = tmp_path / "netns"
+    directory.mkdir()
+
+    async def body(kernel: RealKernel) -> None:
+        async with bed(kernel, tmp_path, directory) as made:
+            await story(made)
+
+    with_kernel(directory, body)
+
+
+def test_who_reaches_whom(tmp_path: Path) -> None:
+    async def story(bed: Bed) -> None:
+        node = bed.node
+        await node.networks.create(BridgeNetworkSpec(name="blue"))
+        await node.networks.create(BridgeNetworkSpec(name="red"))
+        await node.networks.create(BridgeNetworkSpec(name="inner", internal=True))
+        await node.networks.create(BridgeNetworkSpec(name="mute", talks=False))
+        one, two = [await node.run(name, "blue") for name in ("one", "two")]
+        red = await node.run("red1", "red")
+        deep, deeper = [await node.run(name, "inner") for name in ("deep", "deeper")]
+        mute, muter = [await node.run(name, "mute") for name in ("mute", "muter")]
+        plain = await node.run("plain", "bridge")
+        server, inner = bed.serve(bed.at(two), 80), bed.serve(bed.at(deeper), 80)
+        quiet, away = bed.serve(bed.at(muter), 80), bed.serve(bed.outside, 80)
+        own, secret = bed.serve(None, 8000), bed.serve(None, 9000)
+        at = {
+            place.name: str(place.endpoints[0].address.ip)
+            for place in (one, two, red, deep, deeper, mute, muter, plain)
+        }
+        assert (at["one"], at["plain"]) == ("172.18.0.2", "172.17.0.2")
+        for caller, to, port, listener, seen in (
+            (one, at["two"], 80, server, at["one"]),
+            (red, at["two"], 80, server, None),
+            (plain, at["two"], 80, server, None),
+            (deep, at["two"], 80, server, None),
+            (deep, at["deeper"], 80, inner, at["deep"]),
+            (one, at["deeper"], 80, inner, None),
+            (mute, at["muter"], 80, quiet, None),
+            (one, OUTSIDE, 80, away, HOST),
+            (plain, OUTSIDE, 80, away, HOST),
+            (mute, OUTSIDE, 80, away, HOST),
+            (deep, OUTSIDE, 80, away, None),
+            (one, HOST, 8000, own, at["one"]),
+            (one, "172.18.0.1", 8000, own, at["one"]),
+        ):
+            assert bed.call(bed.at(caller), to, port, listener) == seen, (caller.name, to, port)
+        assert bed.call(None, at["two"], 80, server) == "172.18.0.1"
+        inside(bed.outside.parent, bed.outside.name, f"ip route add 172.16.0.0/12 via {HOST}")
+        assert bed.call(bed.outside, at["two"], 80, server) is None
+        # The host's own loopback, by a frame that no rule of the container's kernel holds back.
+        space = bed.at(one)
+        inside(space.parent, space.name, "ip addr del 127.0.0.1/8 dev lo")
+        inside(space.parent, space.name, "sysctl -qw net.ipv4.conf.all.route_localnet=1")
+        inside(space.parent, space.name, "ip route add 127.0.0.0/8 via 172.18.0.1 src " + at["one"])
+        inside(
+            space.parent, space.name, "ip route del local 127.0.0.0/8 dev lo table local || true"
+        )
+        assert bed.call(space, "127.0.0.1", 9000, secret) is None
+
+    on_a_host(tmp_path, story)
+
+
+def test_published_ports(tmp_path: Path) -> None:
+    async def story(bed: Bed) -> None:
+        node = bed.node
+        await node.networks.create(BridgeNetworkSpec(name="blue"))
+        await node.networks.create(BridgeNetworkSpec(name="red"))
+        ports = [
+            PublishedPort(80, 8080),
+            PublishedPort(80, 8081, host_address=IPv4Address("127.0.0.1")),
+            PublishedPort(80),
+            PublishedPort(53, 5353, "udp"),
+        ]
+        web = await node.run("web", "blue", ports=ports)
+        near, red = await node.run("near", "blue"), await node.run("red1", "red")
+        server = bed.serve(bed.at(web), 80)
+        chosen = node.networks.ports(web.container)[2].published
+        assert chosen >= 32768
+        for caller, to, port, seen in (
+            (bed.outside, HOST, 8080, OUTSIDE),
+            (bed.outside, HOST, chosen, OUTSIDE),
+            (bed.outside, HOST, 8081, None),
+            (None, "127.0.0.1", 8080, "172.18.0.1"),
+            (None, "127.0.0.1", 8081, "172.18.0.1"),
+            (None, HOST, 8080, HOST),
+            (bed.at(near), HOST, 8080, "172.18.0.1"),
+            (bed.at(web), HOST, 8080, "172.18.0.1"),
+            (bed.at(red), HOST, 8080, "172.18.0.1"),
+            (bed.at(red), "172.19.0.1", 8080, "172.18.0.1"),
+            (bed.at(red), "172.18.0.2", 80, None),
+        ):
+            assert bed.call(caller, to, port, server) == seen, (caller, to, port)
+        datagrams = bed.serve(bed.at(web), 53, socket.SOCK_DGRAM)
+
+        def send() -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                sender.sendto(b"?", (HOST, 5353))
+
+        netns.run_in(bed.outside, send)
+        assert datagrams.recvfrom(9)[1][0] == OUTSIDE
+        with pytest.raises(WeftError, match=r"Bind for 0.0.0.0:8080 failed: port is already alloc"):
+            await node.run("again", "blue", ports=ports[:1])
+        bed.serve(None, 7000)
+        with pytest.raises(WeftError, match=r"0.0.0.0:7000/tcp: address already in use"):
+            await node.run("again", "blue", ports=[PublishedPort(80, 7000)])
+        assert node.networks.sandbox(container_id("again")) is None
+        await node.restart()
+        node.loop.desire_swarm(None)
+        await node.loop.settled()
+        assert bed.call(bed.outside, HOST, 8080, server) == OUTSIDE
+        await node.networks.disconnect(web.container)
+        assert bed.call(bed.outside, HOST, 8080, server) is None
+        assert not bed.at(web).exists()
+
+    on_a_host(tmp_path, story)
+
+
+def test_names_and_changes_while_a_container_runs(tmp_path: Path) -> None:
+    async def story(bed: Bed) -> None:
+        node = bed.node
+        await node.networks.create(BridgeNetworkSpec(name="blue"))
+        await node.networks.create(BridgeNetworkSpec(name="red"))
+        one = await node.run("one", "blue")
+        two = await node.run("two", EndpointSettings(network="red", aliases=("db",)))
+        assert await asked(bed.at(one), "two") == []
+        await node.networks.attach(
+            one.container, EndpointSettings(network="red", address=IPv4Address("172.19.0.9"))
+        )
+        own = str(two.endpoints[0].address.ip)
+        assert [await asked(bed.at(one), n) for n in ("two", "DB", "two.red")] == [[own]] * 3
+        assert await asked(bed.at(two), "one") == ["172.19.0.9"]
+        server = bed.serve(bed.at(two), 80)
+        assert bed.call(bed.at(one), own, 80, server) == "172.19.0.9"
+        await node.restart()
+        node.loop.desire_swarm(None)
+        await node.loop.settled()
+        async with asyncio.timeout(10):
+            while await asked(bed.at(one), "two") != [own]:
+                await asyncio.sleep(0)
+        await node.networks.detach(one.container, "red")
+        assert await asked(bed.at(one), "two") == []
+        assert bed.call(bed.at(one), own, 80, server) is None
+        assert "eth1" not in inside(bed.at(one).parent, bed.at(one).name, "ip link")
+
+    on_a_host(tmp_path, story)
+
+
+async def asked(space: Path, name: str) -> list[str]:
+    """The addresses that the name server in the container gives for a name."""
+    asking = await netns.open_socket(space, socket.AF_INET, socket.SOCK_DGRAM)
+    loop = asyncio.get_running_loop()
+    question = codec.Message(
+        id=7, recursion_desired=True, questions=(codec.Question(name, codec.A, codec.IN),)
+    )
+    with asking:
+        await loop.sock_sendto(asking, codec.encode(question), ("127.0.0.11", 53))
+        try:
+            async with asyncio.timeout(5):
+                answer = codec.decode(await loop.sock_recv(asking, 512))
+        except OSError:
+            return []
+    return [str(record.data) for record in answer.answers]
+
+
+def test_what_others_made_is_left_alone(tmp_path: Path) -> None:
+    async def story(bed: Bed) -> None:
+        node = bed.node
+        sh("ip link add docker0 type bridge && ip addr add 172.17.0.1/16 dev docker0")
+        sh("ip link set docker0 up")
+        with pytest.raises(WeftError, match=r"cannot make bridge docker0 of network bridge"):
+            await node.run("one", "bridge")
+        made = await node.networks.create(BridgeNetworkSpec(name="blue", device="mine0"))
+        assert made.device in sh("ip link")
+        await node.run("two", "blue")
+        await node.networks.disconnect(container_id("two"))
+        await node.networks.remove("blue")
+        assert "mine0" not in sh("ip link")
+        assert "172.17.0.1/16" in sh("ip addr show docker0")
+        assert not sh("nft list tables").strip()
+
+    on_a_host(tmp_path, story)
