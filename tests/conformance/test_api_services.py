@@ -72,7 +72,6 @@ def test_networks_from_creation_to_removal(manager: Daemon) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["n"], "driver bridge is not supported by Weft: use --driver overlay"),
         (["-d", "macvlan", "n"], "driver macvlan is not supported"),
         (
             ["-d", "overlay", "--opt", "encrypted=no", "n"],

@@ -16,7 +16,10 @@ from weft.runtime.base import Images, Runtime
 from weft.runtime.fake_volumes import FakeVolumes
 
 
-def engine_on_fakes(id: str, runtime: Runtime, images: Images) -> Engine:
+def engine_on_fakes(
+    id: str, runtime: Runtime, images: Images, records: Path | None = None
+) -> Engine:
+    """`records`: where the node's own networks are kept."""
     return Engine(
         id,
         EngineAdapters(
@@ -24,7 +27,10 @@ def engine_on_fakes(id: str, runtime: Runtime, images: Images) -> Engine:
             images=images,
             volumes=FakeVolumes(),
             network=NetworkAdapters(
-                kernel=FakeKernel(), names=NameAdapters(open_resolver=nobody), esp=FakeEsp()
+                kernel=FakeKernel(),
+                names=NameAdapters(open_resolver=nobody),
+                esp=FakeEsp(),
+                records=records,
             ),
             origin=Origin(clock=time.time_ns, entropy=os.urandom),
         ),

@@ -63,7 +63,7 @@ class WholeNode(HostNode):
         environment = NodeEnvironment(
             data=directory / "swarm",
             run=directory / "run",
-            engine=engine_on_fakes(info.engine_id, self.processes, images),
+            engine=engine_on_fakes(info.engine_id, self.processes, images, directory / "networks"),
             facts=lambda node, address: NodeFacts(
                 node=node,
                 data_path_address=address,

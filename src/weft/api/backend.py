@@ -9,8 +9,10 @@ allocate after the change is committed. Errors are those of `weft.errors`, with 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
+from weft.model.bridge_network import BridgeNetwork, BridgeNetworkSpec
 from weft.model.cluster import Cluster, ClusterSpec, RootCa
 from weft.model.container import Container, NodeEvent
+from weft.model.endpoint_settings import EndpointSettings
 from weft.model.health import Health
 from weft.model.host import HostInfo
 from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId
@@ -181,6 +183,23 @@ class Volumes(Protocol):
         ...
 
 
+class Networks(Protocol):
+    """The networks that only this host has. Each change is an event."""
+
+    async def create(self, spec: BridgeNetworkSpec) -> BridgeNetwork:
+        """Raises `Conflict`, `Forbidden`, `Exhausted` or `OperationFailed`."""
+        ...
+
+    async def remove(self, reference: str) -> None:
+        """`reference`: name, id or the beginning of an id. Raises `NotFound`, or `Forbidden` if
+        running containers are on the network."""
+        ...
+
+    async def prune(self, wanted: Callable[[BridgeNetwork], bool]) -> list[str]:
+        """Removes networks that no running container is on. Returns their names."""
+        ...
+
+
 class Node(Protocol):
     """This host."""
 
@@ -241,6 +260,18 @@ class Node(Protocol):
         """Also emits the event, as `kill_container`. `volumes`: also removes the volumes that have
         no name."""
         ...
+
+    @property
+    def networks(self) -> Networks: ...
+
+    async def connect_container(self, container: Container, settings: EndpointSettings) -> None:
+        """Connects a running container to one more of this host's own networks. Raises a
+        `WeftError`."""
+        ...
+
+    async def disconnect_container(
+        self, container: Container, network: str, force: bool
+    ) -> None: ...
 
     def local_networks(self) -> Sequence[LocalNetwork]:
         """Includes the overlays that this node is part of."""

@@ -1,12 +1,24 @@
-"""Networks: those of the swarm, from a manager's state, and those of this node, from its agent."""
+"""Networks: those of the swarm, from a manager's state, and those of this node, from its engine and
+its agent."""
+
+from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 from aiohttp import web
 
 from weft.api import filters
+from weft.api.backend import Swarm
 from weft.api.call import Call, answer, nothing
+from weft.api.container_lookup import find_container
 from weft.api.filters import boolean, label_matches, name_test
 from weft.api.listing import answer_list
+from weft.api.schema.bridge_network import (
+    ConnectWire,
+    DisconnectWire,
+    bridge_spec_from,
+    endpoint_from,
+)
 from weft.api.schema.common import Json, now, parse_until
 from weft.api.schema.network import (
     NetworkWire,
@@ -21,9 +33,11 @@ from weft.model.ids import NetworkId
 from weft.model.local_network import LocalNetwork
 from weft.model.meta import Nanoseconds
 from weft.model.network import Network
+from weft.model.sandbox import GATEWAY_BRIDGE
 
 FILTERS = ("name", "id", "driver", "label", "scope", "type", "dangling")
 BRIDGE = "bridge"
+Labels = dict[str, str]
 BUILT_IN = (BRIDGE, "host", "none")
 
 
@@ -163,31 +177,36 @@ async def create(call: Call) -> web.Response:
     wire = await call.body(NetworkWire)
     if wire.name in PREDEFINED:
         raise Forbidden(f"{wire.name} is a pre-defined network and cannot be created")
-    if wire.driver in ("", "bridge", "default") and not wire.ingress:
-        spec_refusal(wire)
-    if wire.driver not in ("overlay", "", "bridge", "default"):
+    if wire.driver in ("", BRIDGE, "default") and not wire.ingress:
+        return await _create_here(call, wire)
+    if wire.driver in ("host", "null"):
+        raise Forbidden(f'only one instance of "{wire.driver}" network is allowed')
+    if wire.driver not in ("overlay", "", BRIDGE, "default"):
         raise Unsupported(
             f"cannot create network {wire.name}: driver {wire.driver} is not supported by Weft,"
-            " only overlay is"
+            " only bridge and overlay are"
         )
     try:
         swarm = call.swarm
     except Unavailable as error:
         raise Forbidden(str(error)) from error
     spec = spec_from(wire)
-    if any(view.name == spec.name for view in views(call)):
-        raise Conflict(f"network with name {spec.name} already exists")
+    _check_name(call, spec.name)
     network = await swarm.create_network(spec)
     return answer({"Id": network.id, "Warning": "; ".join(swarm.network_warnings(network))}, 201)
 
 
-def spec_refusal(wire: NetworkWire) -> None:
-    """Raises `Unsupported` for a network that only this node has: no container could join one."""
-    driver = wire.driver or "bridge"
-    raise Unsupported(
-        f"cannot create network {wire.name}: driver {driver} is not supported by Weft: use --driver"
-        " overlay"
-    )
+async def _create_here(call: Call, wire: NetworkWire) -> web.Response:
+    """A network that only this node has, in a swarm or not."""
+    spec = bridge_spec_from(wire)
+    _check_name(call, spec.name)
+    network = await call.node.networks.create(spec)
+    return answer({"Id": network.id, "Warning": ""}, 201)
+
+
+def _check_name(call: Call, name: str) -> None:
+    if any(view.name == name for view in views(call)):
+        raise Conflict(f"network with name {name} already exists")
 
 
 async def remove(call: Call) -> web.Response:
@@ -195,7 +214,10 @@ async def remove(call: Call) -> web.Response:
     if view.scope == "local":
         if view.name in BUILT_IN:
             raise Forbidden(f"{view.name} is a pre-defined network and cannot be removed")
-        raise Forbidden(f"cannot remove network {view.name}: Weft itself needs it")
+        if view.name == GATEWAY_BRIDGE:
+            raise Forbidden(f"cannot remove network {view.name}: Weft itself needs it")
+        await call.node.networks.remove(view.id)
+        return nothing()
     state = call.swarm.state
     await call.swarm.remove_network(_in_swarm(state.networks.get(NetworkId(view.id)), call.id).id)
     return nothing()
@@ -209,41 +231,54 @@ def _in_swarm(network: Network | None, reference: str) -> Network:
 
 async def connect(call: Call) -> web.Response:
     view = find_view(views(call), call.id)
-    raise Unsupported(
-        f"cannot connect a container to network {view.name}: not supported by Weft: "
-        "use `docker service update --network-add` for its service"
-    )
+    wire = await call.body(ConnectWire)
+    if view.scope != "local":
+        raise Unsupported(
+            f"cannot connect a container to network {view.name}: not supported by Weft: "
+            "use `docker service update --network-add` for its service"
+        )
+    container = find_container(call.node.containers, wire.container)
+    await call.node.connect_container(container, endpoint_from(view.name, wire.endpoint))
+    return nothing(200)
 
 
 async def disconnect(call: Call) -> web.Response:
     view = find_view(views(call), call.id)
-    raise Unsupported(
-        f"cannot disconnect a container from network {view.name}: not supported by Weft: "
-        "use `docker service update --network-rm` for its service"
-    )
+    wire = await call.body(DisconnectWire)
+    if view.scope != "local":
+        raise Unsupported(
+            f"cannot disconnect a container from network {view.name}: not supported by Weft: "
+            "use `docker service update --network-rm` for its service"
+        )
+    container = find_container(call.node.containers, wire.container)
+    await call.node.disconnect_container(container, view.name, wire.force)
+    return nothing(200)
 
 
-def _prunable(wanted: filters.Filters, moment: Nanoseconds) -> filters.Test[Network]:
-    """Raises `InvalidArgument`."""
+def _prunable(wanted: filters.Filters, moment: Nanoseconds) -> Callable[[Labels, int], bool]:
+    """A test of a network's labels and of the time when it was made. Raises `InvalidArgument`."""
     labels, others = wanted.get("label", ()), wanted.get("label!", ())
     if len(wanted.get("until", ())) > 1:
         raise InvalidArgument("more than one until filter specified")
     until = [parse_until(value, moment) for value in wanted.get("until", ())]
-    return lambda network: (
-        all(label_matches(network.spec.labels, value) for value in labels)
-        and not any(label_matches(network.spec.labels, value) for value in others)
-        and all(network.meta.created_at < latest for latest in until)
+    return lambda own, created_at: (
+        all(label_matches(own, value) for value in labels)
+        and not any(label_matches(own, value) for value in others)
+        and all(created_at < latest for latest in until)
     )
 
 
 async def prune(call: Call) -> web.Response:
-    """Removes the swarm's networks that no service and no task uses."""
-    wanted = call.filters(("label", "label!", "until"))
-    is_wanted = _prunable(wanted, now())
-    try:
-        swarm = call.swarm
-    except Unavailable:
-        return answer({"NetworksDeleted": None})
+    """Removes this node's networks that no running container is on, then the swarm's that no
+    service and no task uses."""
+    is_wanted = _prunable(call.filters(("label", "label!", "until")), now())
+    removed = await call.node.networks.prune(lambda n: is_wanted(n.spec.labels, n.created_at))
+    with suppress(Unavailable):
+        removed += await _prune_swarm(call.swarm, is_wanted)
+    return answer({"NetworksDeleted": removed or None})
+
+
+async def _prune_swarm(swarm: Swarm, is_wanted: Callable[[Labels, int], bool]) -> list[str]:
     state = swarm.state
     used = {a.target for service in state.services.values() for a in service.spec.task.networks}
     removed = []
@@ -253,7 +288,7 @@ async def prune(call: Call) -> web.Response:
             and not state.tasks_attached(network.id)
             and not network.spec.ingress
         )
-        if idle and is_wanted(network):
+        if idle and is_wanted(network.spec.labels, network.meta.created_at):
             await swarm.remove_network(network.id)
             removed.append(network.name)
-    return answer({"NetworksDeleted": removed or None})
+    return removed

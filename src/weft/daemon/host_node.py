@@ -21,6 +21,7 @@ from weft.engine.networking import Networking
 from weft.errors import Conflict, Damaged, FailedPrecondition, Unavailable
 from weft.linux.host import Addresses
 from weft.model.container import Container, NodeEvent
+from weft.model.endpoint_settings import EndpointSettings
 from weft.model.health import Health
 from weft.model.host import HostInfo
 from weft.model.ids import ContainerId, NodeId
@@ -88,6 +89,7 @@ class HostNode:
         self.containers = self.engine.runtime
         self.images = self.engine.images
         self.volumes = self.engine.volumes
+        self.networks = self.engine.local
         self.inside = inside
         self._environment = environment
         self._choose_addresses = choose_addresses
@@ -232,6 +234,12 @@ class HostNode:
 
     async def remove_container(self, id: ContainerId, *, volumes: bool) -> None:
         await self.engine.remove(id, volumes=volumes)
+
+    async def connect_container(self, container: Container, settings: EndpointSettings) -> None:
+        await self.engine.local.attach(container.id, settings)
+
+    async def disconnect_container(self, container: Container, network: str, force: bool) -> None:
+        await self.engine.local.detach(container.id, network, force)
 
     @property
     def _networking(self) -> Networking | None:

@@ -89,10 +89,10 @@ def spec_from(wire: NetworkWire) -> NetworkSpec:
         driver="overlay",
         options=wire.options,
         pools=tuple(
-            _pool_from(pool, f"IPAM.Config[{index}]") for index, pool in enumerate(wire.ipam.config)
+            pool_from(pool, f"IPAM.Config[{index}]") for index, pool in enumerate(wire.ipam.config)
         ),
         vnis=_vnis(wire),
-        mtu=_mtu(wire.options),
+        mtu=mtu_from(wire.options),
         internal=wire.internal,
         attachable=wire.attachable,
         ingress=wire.ingress,
@@ -102,15 +102,10 @@ def spec_from(wire: NetworkWire) -> NetworkSpec:
     )
 
 
-def _refuse_unsupported(wire: NetworkWire) -> None:
-    """Checks Docker's own refusals first, then what Weft does not support."""
-    if wire.scope == "local":
-        raise Forbidden("cannot downgrade network scope for overlay networks")
-    if not wire.enable_ipv4:
-        raise InvalidArgument("IPv4 cannot be disabled in a Swarm scoped network")
+def refuse_parts_of_other_networks(wire: NetworkWire) -> None:
+    """Raises `Unsupported` for what no network of Weft's has."""
     unsupported = {
         "IPv6 (EnableIPv6)": wire.enable_ipv6,
-        f"scope {wire.scope}": wire.scope not in ("", "swarm"),
         "a configuration-only network (ConfigOnly)": wire.config_only,
         f"the configuration of another network (ConfigFrom: {wire.config_from.network})": bool(
             wire.config_from.network
@@ -121,6 +116,19 @@ def _refuse_unsupported(wire: NetworkWire) -> None:
     for what, asked in unsupported.items():
         if asked:
             raise Unsupported(f"cannot create network {wire.name}: {what} is not supported by Weft")
+
+
+def _refuse_unsupported(wire: NetworkWire) -> None:
+    """Checks Docker's own refusals first, then what Weft does not support."""
+    if wire.scope == "local":
+        raise Forbidden("cannot downgrade network scope for overlay networks")
+    if not wire.enable_ipv4:
+        raise InvalidArgument("IPv4 cannot be disabled in a Swarm scoped network")
+    refuse_parts_of_other_networks(wire)
+    if wire.scope not in ("", "swarm"):
+        raise Unsupported(
+            f"cannot create network {wire.name}: scope {wire.scope} is not supported by Weft"
+        )
     for option in wire.options:
         if option not in (VNIS, MTU, ENCRYPTED, ICV, NAMES_STARTING):
             raise Unsupported(
@@ -162,7 +170,7 @@ def _check_encryption(wire: NetworkWire) -> None:
         )
 
 
-def _pool_from(wire: PoolWire, path: str) -> Pool:
+def pool_from(wire: PoolWire, path: str) -> Pool:
     if not wire.subnet:
         raise InvalidArgument(f"invalid {path}.Subnet: every IPAM configuration needs a subnet")
     if ":" in wire.subnet:
@@ -198,7 +206,7 @@ def _vnis(wire: NetworkWire) -> tuple[int, ...]:
     return tuple(vni for vni in vnis if vni is not None)
 
 
-def _mtu(options: dict[str, str]) -> int | None:
+def mtu_from(options: dict[str, str]) -> int | None:
     text = options.get(MTU)
     if text is None:
         return None

@@ -50,7 +50,7 @@ letters in 2**n ways."""
 
 def validate_service(spec: ServiceSpec) -> None:
     """Raises `InvalidArgument`."""
-    _validate_name(spec.name)
+    validate_name(spec.name)
     _validate_mode(spec)
     _validate_task(spec.task)
     _validate_container(spec)
@@ -69,7 +69,7 @@ def validate_service(spec: ServiceSpec) -> None:
 
 def validate_network(spec: NetworkSpec) -> None:
     """Raises `InvalidArgument`, or `Forbidden` for a reserved name."""
-    _validate_name(spec.name)
+    validate_name(spec.name)
     if spec.name in PREDEFINED:
         raise Forbidden(f"{spec.name} is a pre-defined network and cannot be created")
     if len(spec.pools) > MAX_POOLS:
@@ -93,7 +93,8 @@ def validate_network(spec: NetworkSpec) -> None:
         raise InvalidArgument("ingress network cannot be attachable")
 
 
-def _validate_name(name: str) -> None:
+def validate_name(name: str) -> None:
+    """The name of a service or network. Raises `InvalidArgument`."""
     if not name:
         raise InvalidArgument("meta: name must be provided")
     if len(name) > MAX_NAME:

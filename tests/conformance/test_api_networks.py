@@ -1,0 +1,111 @@
+"""Networks of one node as the stock docker command sees them: outside a swarm, on a manager, and on
+a worker."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from tests.conformance.client import Daemon
+from tests.support.local_node import container_id
+from weft.model.endpoint_settings import EndpointSettings
+from weft.model.service import ContainerSpec
+
+pytestmark = pytest.mark.skipif(shutil.which("docker") is None, reason="needs the docker command")
+
+
+def names(daemon: Daemon, *filters: str) -> list[str]:
+    asked = [word for each in filters for word in ("--filter", each)]
+    return daemon.ok("network", "ls", "--format", "{{.Name}}", *asked).split()
+
+
+def test_a_network_from_creation_to_removal(daemon: Daemon) -> None:
+    assert names(daemon) == ["bridge", "host", "none"]
+    id = daemon.ok(
+        "network", "create", "--subnet", "10.8.0.0/16", "--ip-range", "10.8.5.0/24",
+        "--aux-address", "router=10.8.5.0", "--label", "a=b", "--internal",
+        "-o", "com.docker.network.bridge.name=mine0", "back",
+    ).strip()  # fmt: skip
+    assert re.fullmatch(r"[0-9a-f]{64}", id)
+    seen = json.loads(daemon.ok("network", "inspect", "back"))[0]
+    assert (seen["Driver"], seen["Scope"], seen["Internal"]) == ("bridge", "local", True)
+    assert seen["IPAM"]["Config"] == [
+        {
+            "Subnet": "10.8.0.0/16",
+            "IPRange": "10.8.5.0/24",
+            "Gateway": "10.8.0.1",
+            "AuxiliaryAddresses": {"router": "10.8.5.0"},
+        }
+    ]
+    assert seen["Options"] == {"com.docker.network.bridge.name": "mine0"}
+    assert seen["Labels"] == {"a": "b"}
+    daemon.ok("network", "create", "front")
+    front = json.loads(daemon.ok("network", "inspect", "front"))[0]
+    assert front["IPAM"]["Config"] == [{"Subnet": "172.18.0.0/16", "Gateway": "172.18.0.1"}]
+    assert names(daemon, "driver=bridge", "type=custom") == ["back", "front"]
+    assert names(daemon, "dangling=true", "label=a") == ["back"]
+    assert names(daemon, "scope=swarm") == []
+    place = daemon.call(
+        daemon.node.engine.local.connect(
+            container_id("web"),
+            "web",
+            ContainerSpec(image="demo"),
+            [EndpointSettings(network="back", mac="02:00:00:00:00:07", aliases=("db",))],
+            (),
+        )
+    )
+    seen = json.loads(daemon.ok("network", "inspect", "back"))[0]["Containers"]
+    assert seen[place.container]["IPv4Address"] == "10.8.5.1/16"
+    assert seen[place.container]["MacAddress"] == "02:00:00:00:00:07"
+    assert 'network back has active endpoints (name:"web"' in daemon.refused(
+        "network", "rm", "back"
+    )
+    assert daemon.ok("network", "prune", "-f") == "Deleted Networks:\nfront\n\n"
+    daemon.restart()
+    assert names(daemon) == ["back", "bridge", "host", "none"]
+    assert daemon.ok("network", "rm", id[:9]) == f"{id[:9]}\n"
+    assert "network back not found" in daemon.refused("network", "inspect", "back")
+
+
+def test_networks_of_a_node_and_of_its_swarm(manager: Daemon, worker: Daemon) -> None:
+    for node in (manager, worker):
+        node.ok("network", "create", "own")
+        seen = json.loads(node.ok("network", "inspect", "own"))[0]
+        assert (seen["Scope"], seen["Driver"]) == ("local", "bridge")
+        # docker_gwbridge has the first one.
+        assert seen["IPAM"]["Config"][0]["Subnet"] == "172.19.0.0/16"
+    manager.ok("network", "create", "-d", "overlay", "wide")
+    assert names(manager, "scope=swarm") == ["ingress", "wide"]
+    assert "network with name own already exists" in manager.refused(
+        "network", "create", "-d", "overlay", "own"
+    )
+    assert "network with name wide already exists" in manager.refused("network", "create", "wide")
+    assert "not a swarm manager" in worker.refused("network", "create", "-d", "overlay", "x")
+    manager.ok("network", "prune", "-f")
+    assert "own" in names(worker)
+    worker.ok("swarm", "leave")
+    assert names(worker) == ["bridge", "host", "none", "own"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["bridge"], "bridge is a pre-defined network and cannot be created"),
+        (["-d", "host", "n"], 'only one instance of "host" network is allowed'),
+        (["-d", "macvlan", "n"], "driver macvlan is not supported"),
+        (["-d", "ipvlan", "n"], "driver ipvlan is not supported"),
+        (["--ipv6", "n"], "IPv6 (EnableIPv6) is not supported"),
+        (["--scope", "swarm", "n"], "scope swarm of driver bridge is not supported"),
+        (["--subnet", "10.1.0.0/24", "--subnet", "10.2.0.0/24", "n"], "multiple subnets"),
+        (["--subnet", "172.17.8.0/24", "n"], "Pool overlaps with other one on this address space"),
+        (["--subnet", "10.1.0.0/31", "n"], "has no room for containers"),
+        (["-o", "com.docker.network.bridge.name=docker0", "n"], "'docker0' cannot be the name of"),
+        (["-o", "com.docker.network.bridge.enable_icc=maybe", "n"], "invalid syntax"),
+        (["-o", "com.docker.network.bridge.gateway_mode_ipv4=routed", "n"], "is not supported"),
+        (["-o", "parent=eth0", "n"], "option parent=eth0 is not supported"),
+    ],
+)
+def test_what_no_network_can_be(daemon: Daemon, arguments: list[str], text: str) -> None:
+    assert text in daemon.refused("network", "create", *arguments)
+    assert names(daemon) == ["bridge", "host", "none"]
