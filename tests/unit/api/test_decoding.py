@@ -1,18 +1,15 @@
 """Decoding of requests: every number has bounds, every refusal a name, and no body takes long."""
 
-import importlib
 import json
-import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 import msgspec
 import pytest
 from msgspec import inspect
 
-import weft.api.schema
-from weft.api.schema.common import Wire
+from tests.support.compatibility_page import structs, wires
 from weft.api.schema.container import ExecStartWire, ExecWire
 from weft.api.schema.decoding import MAX_VALUES, decode
 from weft.api.schema.keys import KeysWire
@@ -21,12 +18,6 @@ from weft.api.schema.node import NodeWire
 from weft.api.schema.service_wire import ServiceWire
 from weft.api.schema.swarm import InitWire, SpecWire
 from weft.errors import SHOWN, InvalidArgument, Unsupported
-
-
-def wires() -> list[type[Wire]]:
-    for module in pkgutil.iter_modules(weft.api.schema.__path__):
-        importlib.import_module(f"weft.api.schema.{module.name}")
-    return Wire.__subclasses__()
 
 
 def numbers(
@@ -143,24 +134,6 @@ def test_what_has_no_place_says_something_however_deep_it_is() -> None:
         decode(nested % 1, ServiceWire)
     with pytest.raises(InvalidArgument, match="recursion"):
         decode(b"[" * 500_000, ServiceWire)
-
-
-def taken(type_: Any) -> type[Wire] | None:
-    """The struct in a field's type, if there is one."""
-    for one in (type_, *get_args(type_)):
-        if isinstance(one, type) and issubclass(one, Wire):
-            return one
-        if get_args(one) and one is not type_ and (found := taken(one)):
-            return found
-    return None
-
-
-def structs(wire: type[Wire], path: str = "") -> Iterator[tuple[str, type[Wire]]]:
-    yield path, wire
-    for field in msgspec.structs.fields(wire):
-        if (inner := taken(field.type)) is not None:
-            many = "[]" if get_origin(field.type) is tuple or "tuple" in str(field.type) else ""
-            yield from structs(inner, f"{path}.{field.encode_name}{many}".removeprefix("."))
 
 
 RECORDED = json.loads((Path(__file__).parent / "recorded" / "request-fields.json").read_text())
