@@ -41,7 +41,7 @@ def locked(daemon: Daemon) -> bool:
 def opened(daemon: Daemon, name: str) -> bytes:
     async def read() -> bytes:
         manager = daemon.node.manager
-        secret = manager.state.named("secret", name)
+        secret = manager.swarm.state.named("secret", name)
         assert isinstance(secret, Secret)
         return manager._vault.opened(secret)
 

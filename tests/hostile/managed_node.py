@@ -83,7 +83,7 @@ class ManagedNode(WholeNode):
 
     async def _second_node(self) -> FakeAgent:
         csr = authority.request(authority.make_key(os.urandom))
-        token = self.manager.cluster.join_tokens.worker
+        token = self.manager.swarm.cluster.join_tokens.worker
         identity = await admitted(self.manager, token, "node2", AGENT_ADDRESS, csr)
         return FakeAgent(self.manager, identity, "node2", AGENT_ADDRESS, time.time_ns)
 
@@ -121,33 +121,33 @@ class ManagedNode(WholeNode):
         """One that may be given tasks."""
         return any(
             (node.spec.role, node.spec.availability) == ("worker", "active")
-            for node in self.manager.state.nodes.values()
+            for node in self.manager.swarm.state.nodes.values()
             if node.id != self.membership.node
         )
 
     async def _furnish_swarm(self) -> None:
         manager = self.manager
-        state = manager.state
+        state = manager.swarm.state
         if len(state.services) > MANY or len(state.networks) > MANY:
             for service in list(state.services):
-                await manager.remove_service(service)
+                await manager.swarm.remove_service(service)
             await self.until(lambda state: not state.tasks)
-            for network in list(manager.state.networks.values()):
+            for network in list(manager.swarm.state.networks.values()):
                 if not network.spec.ingress:
-                    await manager.remove_network(network.id)
-        if manager.state.ingress is None:
-            await manager.create_network(NetworkSpec(name="ingress", ingress=True))
-        if manager.state.named("network", "net") is None:
-            await manager.create_network(NetworkSpec(name="net", attachable=True))
-        if manager.state.named("service", "web") is None:
+                    await manager.swarm.remove_network(network.id)
+        if manager.swarm.state.ingress is None:
+            await manager.swarm.create_network(NetworkSpec(name="ingress", ingress=True))
+        if manager.swarm.state.named("network", "net") is None:
+            await manager.swarm.create_network(NetworkSpec(name="net", attachable=True))
+        if manager.swarm.state.named("service", "web") is None:
             await self._run_service()
 
     async def _run_service(self) -> None:
-        network = self.manager.state.named("network", "net")
+        network = self.manager.swarm.state.named("network", "net")
         assert network is not None
         attached = (NetworkAttachmentSpec(NetworkId(network.id)),)
         task = TaskSpec(container=ContainerSpec(image=IMAGE, open_stdin=True), networks=attached)
-        await self.manager.create_service(ServiceSpec(name="web", task=task, replicas=2))
+        await self.manager.swarm.create_service(ServiceSpec(name="web", task=task, replicas=2))
         async with asyncio.timeout(60):
             await self.until_started("web")
 
@@ -170,15 +170,15 @@ class ManagedNode(WholeNode):
 
     def versions(self) -> dict[str, int]:
         """Of the service `web`, the node `node2` and the swarm."""
-        state = self.manager.state
+        state = self.manager.swarm.state
         web = state.named("service", "web")
         agent = next((node for node in state.nodes.values() if node.hostname == "node2"), None)
-        found = {"services": web, "nodes": agent, "swarm": self.manager.cluster}
+        found = {"services": web, "nodes": agent, "swarm": self.manager.swarm.cluster}
         return {kind: obj.meta.version for kind, obj in found.items() if obj is not None}
 
     def specs(self) -> dict[str, object]:
         """What users have asked for, which a refused request must leave as it is."""
         images = [(image.id, image.tags) for image in self.images.all()]
         containers = [container.id for container in self.processes.containers()]
-        swarm = asked_for(self.manager.state) if self._agent is not None else {}
+        swarm = asked_for(self.manager.swarm.state) if self._agent is not None else {}
         return {"images": images, "containers": containers, **swarm}

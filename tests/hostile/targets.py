@@ -45,7 +45,7 @@ class InMemory:
 
     async def prepare(self, draft: Draft) -> Names:
         await self.node.furnish()
-        state = self.node.manager.state
+        state = self.node.manager.swarm.state
         command = (
             await _command(self.path, self.node.container) if draft.path.startswith("/exec") else ""
         )

@@ -54,7 +54,7 @@ async def serve(manager: Host, host: Host) -> set[str]:
     spec = ServiceSpec(
         name="web", replicas=None, task=TaskSpec(container=ContainerSpec(image="demo"))
     )
-    await manager.manager.create_service(spec)
+    await manager.manager.swarm.create_service(spec)
     await until(lambda: len(running(host)) == 1)
     await until(lambda: host.up.agent.uplink.connected)
     return running(host)
@@ -116,7 +116,7 @@ def test_a_manager_alone_without_its_credentials_issues_itself_others(
 ) -> None:
     async def scene(manager: Host, other: Host) -> None:
         containers, data = await serve(manager, manager), manager.environment.data
-        await other.join(manager.listen, manager.manager.cluster.join_tokens.worker)
+        await other.join(manager.listen, manager.manager.swarm.cluster.join_tokens.worker)
         await manager.stop()
         damage(data / name, how)
         await manager.resume()
@@ -169,7 +169,7 @@ def test_a_swarm_that_was_lost_is_given_up_when_a_user_says_so(tmp_path: Path) -
 @each_damage
 def test_a_node_without_its_membership_is_no_free_node(tmp_path: Path, how: str) -> None:
     async def scene(manager: Host, other: Host) -> None:
-        await other.join(manager.listen, manager.manager.cluster.join_tokens.worker)
+        await other.join(manager.listen, manager.manager.swarm.cluster.join_tokens.worker)
         await serve(manager, other)
         for host in (manager, other):
             data = host.environment.data
@@ -191,7 +191,7 @@ def test_a_node_without_its_membership_is_no_free_node(tmp_path: Path, how: str)
 @pytest.mark.parametrize("name", CREDENTIALS)
 def test_a_worker_without_its_credentials_runs_on(tmp_path: Path, name: str, how: str) -> None:
     async def scene(manager: Host, worker: Host) -> None:
-        await worker.join(manager.listen, manager.manager.cluster.join_tokens.worker)
+        await worker.join(manager.listen, manager.manager.swarm.cluster.join_tokens.worker)
         containers, data = await serve(manager, worker), worker.environment.data
         await worker.stop()
         whole = (data / name).read_bytes()
@@ -222,7 +222,7 @@ def test_a_worker_without_its_credentials_runs_on(tmp_path: Path, name: str, how
 @pytest.mark.parametrize("name", AGENTS)
 def test_what_an_agent_knew_comes_back(tmp_path: Path, name: str, how: str) -> None:
     async def scene(manager: Host, worker: Host) -> None:
-        await worker.join(manager.listen, manager.manager.cluster.join_tokens.worker)
+        await worker.join(manager.listen, manager.manager.swarm.cluster.join_tokens.worker)
         await serve(manager, worker)
         await worker.stop()
         damage(worker.environment.data / name, how)
@@ -248,11 +248,11 @@ ETCD_MENDS = {("member/snap/db", "empty"), ("member/wal", "cut")}
 
 async def two_managers(manager: Host, second: Host) -> EtcdMember:
     """The second's part of the store, which its daemon has not."""
-    await second.join(manager.listen, manager.manager.cluster.join_tokens.manager)
+    await second.join(manager.listen, manager.manager.swarm.cluster.join_tokens.manager)
     await until(
         lambda: (
-            len(manager.manager.leadership_status.present)
-            == len(second.manager.leadership_status.present)
+            len(manager.manager.swarm.leadership_status.present)
+            == len(second.manager.swarm.leadership_status.present)
             == 2
         )
     )
@@ -284,7 +284,9 @@ def test_one_of_two_managers_without_its_part_of_the_store_runs_on(
                 shutil.rmtree(etcd.settings.data / "member")
             await second.resume()
             if (name, how) in ETCD_MENDS:
-                await until(lambda: second.manager.state.tables == manager.manager.state.tables)
+                await until(
+                    lambda: second.manager.swarm.state.tables == manager.manager.swarm.state.tables
+                )
                 await until(lambda: second.manager.is_serving)
                 return
             await until(lambda: str(etcd.settings.data) in second.up.membership.error)
@@ -314,7 +316,9 @@ def test_what_one_of_two_managers_can_make_anew_it_makes_anew(
             damage(etcd.settings.swarm / name, how)
             await second.resume()
             await until(lambda: second.manager.is_serving)
-            await until(lambda: second.manager.state.tables == manager.manager.state.tables)
+            await until(
+                lambda: second.manager.swarm.state.tables == manager.manager.swarm.state.tables
+            )
         finally:
             await rest(manager, second, etcd)
 

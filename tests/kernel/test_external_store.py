@@ -140,13 +140,13 @@ def play(directory: Path, scene: Callable[[Etcd, Callable[..., Host]], Awaitable
 
 
 def node(asked: Host, of: Host) -> Node:
-    return asked.manager.state.nodes[of.up.member.node]
+    return asked.manager.swarm.state.nodes[of.up.member.node]
 
 
 async def two(host: Callable[..., Host]) -> tuple[Host, Host]:
     first, second = host(11), host(12)
     await first.init()
-    await second.join(first.listen, first.manager.cluster.join_tokens.manager)
+    await second.join(first.listen, first.manager.swarm.cluster.join_tokens.manager)
     await until(
         lambda: (
             second.up.manager is not None and node(first, second).manager_address == second.listen
@@ -161,14 +161,14 @@ def test_two_managers_share_it_and_the_other_leads_when_one_is_gone(tmp_path: Pa
         first, second = await two(host)
         assert first.leads()
         assert not second.leads()
-        made = await first.manager.create_network(NetworkSpec(name="kept"))
-        await until(lambda: made.id in second.manager.state.networks)
+        made = await first.manager.swarm.create_network(NetworkSpec(name="kept"))
+        await until(lambda: made.id in second.manager.swarm.state.networks)
         await first.stop()
         await until(second.leads, 10)
-        await second.manager.create_network(NetworkSpec(name="more"))
+        await second.manager.swarm.create_network(NetworkSpec(name="more"))
         await first.resume()
         await until(lambda: first.up.manager is not None)
-        assert sorted(n.spec.name for n in first.manager.state.networks.values()) == [
+        assert sorted(n.spec.name for n in first.manager.swarm.state.networks.values()) == [
             "ingress",
             "kept",
             "more",
@@ -182,7 +182,7 @@ def test_a_worker_is_promoted_and_a_manager_is_demoted(tmp_path: Path) -> None:
     async def scene(etcd: Etcd, host: Callable[..., Host]) -> None:
         first, second = host(11), host(12)
         await first.init()
-        await second.join(first.listen, first.manager.cluster.join_tokens.worker)
+        await second.join(first.listen, first.manager.swarm.cluster.join_tokens.worker)
         await until(lambda: node(first, second).status.state is NodeState.READY)
         await set_role(first, second, "manager")
         await until(
@@ -192,7 +192,7 @@ def test_a_worker_is_promoted_and_a_manager_is_demoted(tmp_path: Path) -> None:
             )
         )
         assert second.up.member.store == "external"
-        await until(lambda: len(second.manager.leadership_status.present) == 2)
+        await until(lambda: len(second.manager.swarm.leadership_status.present) == 2)
         await set_role(second, first, "worker")
         await until(lambda: first.up.manager is None and not node(second, first).manager_address)
         assert second.leads()
@@ -204,7 +204,7 @@ def test_a_worker_is_promoted_and_a_manager_is_demoted(tmp_path: Path) -> None:
 
 async def set_role(asked: Host, whose: Host, role: Role) -> None:
     found = node(asked, whose)
-    await asked.manager.update_node(found.id, found.meta.version, NodeSpec(role=role))
+    await asked.manager.swarm.update_node(found.id, found.meta.version, NodeSpec(role=role))
 
 
 def test_the_other_leads_when_one_is_killed(tmp_path: Path) -> None:
@@ -221,13 +221,13 @@ def test_the_other_leads_when_one_is_killed(tmp_path: Path) -> None:
                 address, token = (await process.stdout.readline()).decode().split()
             second = host(12)
             await second.join(address, token)
-            await until(lambda: len(second.manager.leadership_status.present) == 2)
+            await until(lambda: len(second.manager.swarm.leadership_status.present) == 2)
             assert not second.leads()
         finally:
             process.kill()
             await process.wait()
         await until(second.leads, 10)
-        await second.manager.create_network(NetworkSpec(name="more"))
+        await second.manager.swarm.create_network(NetworkSpec(name="more"))
 
     play(tmp_path, scene)
 
@@ -239,7 +239,7 @@ def test_who_leaves_takes_himself_out_and_the_last_one_everything(tmp_path: Path
         await other.init()
         left = node(second, first).id
         await first.leave()
-        await until(lambda: second.manager.state.nodes[left].role == "worker")
+        await until(lambda: second.manager.swarm.state.nodes[left].role == "worker")
         await until(second.leads)
         await second.leave()
         assert {key.split("/")[2] for key in await etcd.keys()} == {"other"}
@@ -278,7 +278,7 @@ def test_a_daemon_with_another_store_than_its_swarm_s(tmp_path: Path) -> None:
     async def scene(etcd: Etcd, host: Callable[..., Host]) -> None:
         first = host(11)
         await first.init()
-        token = first.manager.cluster.join_tokens.manager
+        token = first.manager.swarm.cluster.join_tokens.manager
         second = host(12, etcd.at("/nothing/"))
         await second.join(first.listen, token)
         await until(lambda: "there is none; swarm" in second.up.membership.error)
@@ -332,19 +332,21 @@ def test_a_manager_that_begins_while_it_is_out_of_reach_shows_what_it_knew(tmp_p
         first = Host(tmp_path, 11, etcd.at())
         async with etcd.running():
             await first.init()
-            await first.manager.create_network(NetworkSpec(name="known"))
-            known = dict(first.manager.state.networks)
+            await first.manager.swarm.create_network(NetworkSpec(name="known"))
+            known = dict(first.manager.swarm.state.networks)
             await first.stop()
         try:
             await first.resume()
-            await until(lambda: first.manager.state.networks == known)
+            await until(lambda: first.manager.swarm.state.networks == known)
             assert not first.manager.is_serving
             with pytest.raises(Unavailable, match="cannot reach the store"):
-                await first.manager.create_network(NetworkSpec(name="refused"))
+                await first.manager.swarm.create_network(NetworkSpec(name="refused"))
             async with etcd.running():
                 await until(first.leads)
-                await until(lambda: first.manager.create_network(NetworkSpec(name="more")))
-                names = {network.spec.name for network in first.manager.state.networks.values()}
+                await until(lambda: first.manager.swarm.create_network(NetworkSpec(name="more")))
+                names = {
+                    network.spec.name for network in first.manager.swarm.state.networks.values()
+                }
                 assert names == {network.spec.name for network in known.values()} | {"more"}
                 await first.leave()
                 assert not list(first.environment.data.parent.glob("swarm/*"))
@@ -397,7 +399,7 @@ async def lead(directory: Path, port: int) -> None:
     """What the process does that is to be killed."""
     first = Host(directory, 11, Etcd(directory, port).at())
     await first.init()
-    print(first.listen, first.manager.cluster.join_tokens.manager, flush=True)
+    print(first.listen, first.manager.swarm.cluster.join_tokens.manager, flush=True)
     await asyncio.Event().wait()
 
 

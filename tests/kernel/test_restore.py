@@ -19,8 +19,8 @@ def test_an_older_state_counts_only_if_it_is_begun_anew(tmp_path: Path) -> None:
         manager, worker = Host(tmp_path, 21, None), Host(tmp_path, 22, None)
         try:
             await manager.init()
-            await manager.manager.create_network(NetworkSpec(name="kept"))
-            await worker.join(manager.listen, manager.manager.cluster.join_tokens.worker)
+            await manager.manager.swarm.create_network(NetworkSpec(name="kept"))
+            await worker.join(manager.listen, manager.manager.swarm.cluster.join_tokens.worker)
             await until(lambda: worker.up.agent.uplink.connected)
             await manager.stop()
             shutil.copytree(manager.environment.data, tmp_path / "copy", symlinks=True)
@@ -42,7 +42,7 @@ def test_an_older_state_counts_only_if_it_is_begun_anew(tmp_path: Path) -> None:
             await manager.up.go_on_alone()
             await until(lambda: worker.up.agent.uplink.connected)
             assert "kept" in {
-                network.spec.name for network in manager.manager.state.networks.values()
+                network.spec.name for network in manager.manager.swarm.state.networks.values()
             }
         finally:
             await worker.stop()

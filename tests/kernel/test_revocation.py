@@ -141,9 +141,9 @@ async def renew(host: Host) -> None:
 
 async def demote(asked: Host, host: Host) -> None:
     async def attempt() -> None:
-        node = asked.manager.state.nodes[host.up.member.node]
+        node = asked.manager.swarm.state.nodes[host.up.member.node]
         spec = msgspec.structs.replace(node.spec, role="worker")
-        await asked.manager.update_node(node.id, node.meta.version, spec)
+        await asked.manager.swarm.update_node(node.id, node.meta.version, spec)
 
     await until(attempt)
 
@@ -168,11 +168,11 @@ def play(
         try:
             await first.init()
             for host in hosts[1:]:
-                await host.join(first.listen, first.manager.cluster.join_tokens.manager)
+                await host.join(first.listen, first.manager.swarm.cluster.join_tokens.manager)
                 await until(lambda host=host: host.manager)
             for host in hosts:
                 await until(
-                    lambda host=host: len(host.manager.leadership_status.present) == managers
+                    lambda host=host: len(host.manager.swarm.leadership_status.present) == managers
                 )
                 await until(lambda host=host: host.up.agent.uplink.connected)
             await scene(hosts[0], hosts[1], hosts[2], steal)
@@ -205,14 +205,14 @@ def test_the_key_of_a_manager_that_was_demoted_and_removed_opens_no_door(tmp_pat
         serials = refused_by(first)
         assert len(serials) == 2
         assert refused_by(second) == serials, "in both before the member was removed"
-        await until(lambda: first.manager.state.nodes[node].role == "worker")
+        await until(lambda: first.manager.swarm.state.nodes[node].role == "worker")
         for thief in thieves:
             for host in (first, second):
                 assert await thief.knock(host) == 0
                 assert await thief.knock_again(host) == 0, "a connection that stood was ended"
         await until(lambda: not third.up.is_manager and not third.up._host.has_part)
         await third.stop()
-        await first.manager.remove_node(node, force=True)
+        await first.manager.swarm.remove_node(node, force=True)
         for thief in thieves:
             assert await thief.depose(first, first_id, second_id) == 0
             assert await thief.depose(second, second_id, first_id) == 0
@@ -241,7 +241,7 @@ def test_a_manager_whose_daemon_was_down_meanwhile_refuses_it_when_it_is_back(
         thief = steal(third)
         await second.stop()
         await demote(first, third)
-        await until(lambda: first.manager.state.nodes[third.up.member.node].role == "worker")
+        await until(lambda: first.manager.swarm.state.nodes[third.up.member.node].role == "worker")
         assert await thief.knock(first) == 0
         assert await thief.hold(second) == 200, "or this test shows nothing"
         await second.resume()
@@ -257,7 +257,7 @@ def test_no_node_says_anything_to_a_server_with_a_former_key(tmp_path: Path) -> 
         request = LogsRequest(wanted=LogsWanted())
         publish = Publish(subscription="s", manager=first.listen, request=request)
         worker = Host(tmp_path, 49, None)
-        await worker.join(second.listen, first.manager.cluster.join_tokens.worker)
+        await worker.join(second.listen, first.manager.swarm.cluster.join_tokens.worker)
         await until(lambda: worker.up.agent.uplink.connected)
         await demote(first, third)
         await until(lambda: not third.up.is_manager and third.up.manager is None)
@@ -306,7 +306,7 @@ def test_a_manager_that_leaves_takes_its_key_out_of_use(tmp_path: Path) -> None:
         for host in (first, second):
             await until(lambda host=host: thief_is_out(thief, host))
         await until(lambda: thief_is_cut(thief, first))
-        assert first.manager.state.nodes[node].spec.role == "manager", (
+        assert first.manager.swarm.state.nodes[node].spec.role == "manager", (
             "that is for a user to change"
         )
 
@@ -321,12 +321,12 @@ def test_one_that_is_a_manager_again_is_let_in_and_its_former_key_is_not(tmp_pat
         await until(lambda: not third.up.is_manager and not third.up._host.has_part)
 
         async def promote() -> None:
-            now = first.manager.state.nodes[node]
+            now = first.manager.swarm.state.nodes[node]
             spec = msgspec.structs.replace(now.spec, role="manager")
-            await first.manager.update_node(node, now.meta.version, spec)
+            await first.manager.swarm.update_node(node, now.meta.version, spec)
 
         await until(promote)
-        await until(lambda: len(third.manager.leadership_status.present) == 3)
+        await until(lambda: len(third.manager.swarm.leadership_status.present) == 3)
         serials = refused_by(first)
         assert serials
         assert refused_by(third) == serials, "a newcomer refuses from its first moment on"
@@ -351,8 +351,8 @@ def test_where_the_kernel_cannot_end_connections_etcd_is_started_again(tmp_path:
         assert isinstance(own, SharedManager)
         door = Door(first.up._host, own.etcd, cannot)
         before = etcd.settings.record.read_bytes()
-        revoked = first.manager.state.nodes[third.up.member.node].manager_certificates
-        await door.refuse(revoked, first.manager.state)
+        revoked = first.manager.swarm.state.nodes[third.up.member.node].manager_certificates
+        await door.refuse(revoked, first.manager.swarm.state)
         await until(lambda: etcd.settings.record.read_bytes() != before)
         await own.etcd.ready()
         await until(lambda: thief_is_cut(thief, first))
@@ -375,7 +375,7 @@ def test_the_next_daemon_ends_connections_that_the_last_one_may_have_left(tmp_pa
         own = first.up._parts.running
         assert own is not None
         assert isinstance(own, SharedManager)
-        state = first.manager.state
+        state = first.manager.swarm.state
         revoked = state.nodes[third.up.member.node].manager_certificates
         door = Door(first.up._host, own.etcd, end)
         await door.refuse((), state)

@@ -33,11 +33,11 @@ pytestmark = [
 async def two_managers(directory: Path) -> tuple[Host, Host]:
     first, second = Host(directory, 31, None), Host(directory, 32, None)
     await first.init()
-    await second.join(first.listen, first.manager.cluster.join_tokens.manager)
+    await second.join(first.listen, first.manager.swarm.cluster.join_tokens.manager)
     await until(
         lambda: (
-            len(first.manager.leadership_status.present)
-            == len(second.manager.leadership_status.present)
+            len(first.manager.swarm.leadership_status.present)
+            == len(second.manager.swarm.leadership_status.present)
             == 2
         )
     )
@@ -80,10 +80,10 @@ def test_managers_make_room_in_their_store_by_themselves(tmp_path: Path) -> None
             for client in clients:
                 await raise_alarm(client)
             with pytest.raises(OperationFailed, match="NOSPACE"):
-                await second.manager.create_network(NetworkSpec(name="refused"))
-            await until(lambda: first.manager.create_network(NetworkSpec(name="n")))
+                await second.manager.swarm.create_network(NetworkSpec(name="refused"))
+            await until(lambda: first.manager.swarm.create_network(NetworkSpec(name="n")))
             assert "refused" not in {
-                network.spec.name for network in first.manager.state.networks.values()
+                network.spec.name for network in first.manager.swarm.state.networks.values()
             }
         finally:
             for client in clients:
@@ -99,8 +99,8 @@ def test_a_manager_whose_etcd_was_started_without_a_majority_shows_what_it_knew_
     async def main() -> None:
         first, second = await two_managers(tmp_path)
         try:
-            await until(lambda: first.manager.create_network(NetworkSpec(name="n")))
-            before = {network.spec.name for network in first.manager.state.networks.values()}
+            await until(lambda: first.manager.swarm.create_network(NetworkSpec(name="n")))
+            before = {network.spec.name for network in first.manager.swarm.state.networks.values()}
             etcds = [part(host) for host in (first, second)]
             for host, etcd in zip((first, second), etcds, strict=True):
                 await host.stop()
@@ -108,21 +108,21 @@ def test_a_manager_whose_etcd_was_started_without_a_majority_shows_what_it_knew_
             await first.resume()
             await until(lambda: first.manager)
             assert {
-                network.spec.name for network in first.manager.state.networks.values()
+                network.spec.name for network in first.manager.swarm.state.networks.values()
             } == before
-            assert first.manager.leadership_status.leader is None
+            assert first.manager.swarm.leadership_status.leader is None
             assert not first.manager.is_serving
-            await first.manager.catch_up()  # with nobody to ask
+            await first.manager.swarm.catch_up()  # with nobody to ask
             with pytest.raises(Unavailable) as refused:
-                await first.manager.create_network(NetworkSpec(name="refused"))
+                await first.manager.swarm.create_network(NetworkSpec(name="refused"))
             assert str(refused.value) == NO_MAJORITY
             assert not first.up.agent.uplink.connected
 
             await first.up.go_on_alone()
             await until(first.leads)
             await until(lambda: first.up.agent.uplink.connected)
-            await first.manager.create_network(NetworkSpec(name="alone"))
-            names = {network.spec.name for network in first.manager.state.networks.values()}
+            await first.manager.swarm.create_network(NetworkSpec(name="alone"))
+            names = {network.spec.name for network in first.manager.swarm.state.networks.values()}
             assert names == before | {"alone"}
         finally:
             await leave(first)
@@ -134,7 +134,8 @@ def test_a_manager_whose_etcd_was_started_without_a_majority_shows_what_it_knew_
 def networks(host: Host) -> dict[str, int]:
     """Name to version."""
     return {
-        network.spec.name: network.meta.version for network in host.manager.state.networks.values()
+        network.spec.name: network.meta.version
+        for network in host.manager.swarm.state.networks.values()
     }
 
 
@@ -152,7 +153,7 @@ def test_who_comes_back_to_a_manager_that_went_on_alone_has_the_same_state(tmp_p
         try:
             for number in range(20):
                 await until(
-                    lambda number=number: first.manager.create_network(
+                    lambda number=number: first.manager.swarm.create_network(
                         NetworkSpec(name=f"n{number}")
                     )
                 )
@@ -170,28 +171,28 @@ def test_who_comes_back_to_a_manager_that_went_on_alone_has_the_same_state(tmp_p
             await first.resume()
             await until(lambda: first.manager)
             await first.up.go_on_alone()
-            assert first.up.member.epoch == first.manager.cluster.epoch == 1, (
+            assert first.up.member.epoch == first.manager.swarm.cluster.epoch == 1, (
                 "or its agent might go to a manager of the former"
             )
             await until(first.leads)
             assert networks(first) == before
-            await first.manager.create_network(NetworkSpec(name="alone"))
+            await first.manager.swarm.create_network(NetworkSpec(name="alone"))
 
             await second.resume()
             await until(lambda: not second.up.is_manager and second.up.member.store == "none")
             await until(lambda: not part(second).has_data)
-            node = first.manager.state.nodes[second.up.member.node]
-            await first.manager.update_node(
+            node = first.manager.swarm.state.nodes[second.up.member.node]
+            await first.manager.swarm.update_node(
                 node.id, node.meta.version, msgspec.structs.replace(node.spec, role="manager")
             )
             await until(
                 lambda: (
-                    len(first.manager.leadership_status.present)
-                    == len(second.manager.leadership_status.present)
+                    len(first.manager.swarm.leadership_status.present)
+                    == len(second.manager.swarm.leadership_status.present)
                     == 2
                 )
             )
-            await until(lambda: second.manager.create_network(NetworkSpec(name="together")))
+            await until(lambda: second.manager.swarm.create_network(NetworkSpec(name="together")))
             assert networks(second).keys() == before.keys() | {"alone", "together"}
             await until(lambda: networks(first) == networks(second))
         finally:
@@ -211,8 +212,8 @@ def test_who_was_removed_while_it_was_down_and_is_to_be_a_manager_again_has_a_ne
         own = second.up.member.node
 
         async def change_role(role: Role) -> None:
-            node = first.manager.state.nodes[own]
-            await first.manager.update_node(
+            node = first.manager.swarm.state.nodes[own]
+            await first.manager.swarm.update_node(
                 own, node.meta.version, msgspec.structs.replace(node.spec, role=role)
             )
 
@@ -220,18 +221,18 @@ def test_who_was_removed_while_it_was_down_and_is_to_be_a_manager_again_has_a_ne
             before = await member_id(second)
             await second.stop()
             await until(lambda: change_role("worker"))
-            await until(lambda: first.manager.state.nodes[own].role == "worker")
+            await until(lambda: first.manager.swarm.state.nodes[own].role == "worker")
             await until(lambda: change_role("manager"))
             await second.resume()
             await until(
                 lambda: (
-                    len(first.manager.leadership_status.present)
-                    == len(second.manager.leadership_status.present)
+                    len(first.manager.swarm.leadership_status.present)
+                    == len(second.manager.swarm.leadership_status.present)
                     == 2
                 )
             )
             assert await member_id(second) != before
-            await until(lambda: second.manager.create_network(NetworkSpec(name="together")))
+            await until(lambda: second.manager.swarm.create_network(NetworkSpec(name="together")))
             await until(lambda: networks(first) == networks(second))
         finally:
             await leave(second, first)
@@ -256,12 +257,12 @@ def test_a_manager_whose_part_is_taken_out_of_the_store_while_it_runs_takes_anot
             assert await member_id(second) != before
             await until(
                 lambda: (
-                    len(first.manager.leadership_status.present)
-                    == len(second.manager.leadership_status.present)
+                    len(first.manager.swarm.leadership_status.present)
+                    == len(second.manager.swarm.leadership_status.present)
                     == 2
                 )
             )
-            await until(lambda: second.manager.create_network(NetworkSpec(name="together")))
+            await until(lambda: second.manager.swarm.create_network(NetworkSpec(name="together")))
             await until(lambda: networks(first) == networks(second))
         finally:
             await client.close()
@@ -291,7 +292,7 @@ class Gate(WholeNode):
         self._host = host
 
     def swarm(self) -> Any:
-        return self._host.manager
+        return self._host.manager.swarm
 
 
 def test_what_was_committed_through_one_manager_is_there_at_once_through_another(
@@ -309,25 +310,27 @@ def test_what_was_committed_through_one_manager_is_there_at_once_through_another
         try:
             async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as http:
                 for turn in range(5):
-                    network = await first.manager.create_network(NetworkSpec(name=f"net{turn}"))
+                    network = await first.manager.swarm.create_network(
+                        NetworkSpec(name=f"net{turn}")
+                    )
                     assert await status(http, "GET", f"/networks/net{turn}") == 200
-                    service = await first.manager.create_service(
+                    service = await first.manager.swarm.create_service(
                         service_spec(f"web{turn}", network.id)
                     )
                     assert f"web{turn}" in await names(http, "/services")
                     for reference in (f"web{turn}", service, service[:10]):
                         assert await status(http, "GET", f"/v1.41/services/{reference}") == 200
-                    version = first.manager.state.nodes[first.up.member.node].meta.version
+                    version = first.manager.swarm.state.nodes[first.up.member.node].meta.version
                     spec = NodeSpec("manager", labels={"turn": str(turn)})
-                    await first.manager.update_node(first.up.member.node, version, spec)
+                    await first.manager.swarm.update_node(first.up.member.node, version, spec)
                     assert (await body(http, f"/nodes/{first.up.member.node}"))["Spec"][
                         "Labels"
                     ] == {"turn": str(turn)}
                     assert await status(http, "DELETE", f"/services/web{turn}") == 200
-                    await first.manager.catch_up()
-                    assert service not in first.manager.state.services
-                other = await first.manager.create_service(service_spec("last", network.id))
-                await first.manager.remove_service(other)
+                    await first.manager.swarm.catch_up()
+                    assert service not in first.manager.swarm.state.services
+                other = await first.manager.swarm.create_service(service_spec("last", network.id))
+                await first.manager.swarm.remove_service(other)
                 assert await status(http, "GET", "/services/last") == 404
         finally:
             await api.close()

@@ -48,8 +48,8 @@ then."""
 
 def test_forged_and_foreign_tokens() -> None:
     async def attack(target: Swarm, server: SessionServer) -> None:
-        own = target.manager.cluster
-        before = set(target.manager.state.nodes)
+        own = target.manager.swarm.cluster
+        before = set(target.manager.swarm.state.nodes)
         forged = tokens.make_token(own.root_ca.certificate, os.urandom(16))
         with pytest.raises(Forbidden, match="A valid join token is necessary"):
             await join([target.address], asking(forged), forged)
@@ -64,15 +64,15 @@ def test_forged_and_foreign_tokens() -> None:
         for text in ("", "SWMTKN", own.join_tokens.worker + "0"):
             with pytest.raises(InvalidArgument, match="invalid join token"):
                 await join([target.address], asking(text), text)
-        assert set(target.manager.state.nodes) == before
+        assert set(target.manager.swarm.state.nodes) == before
 
     run(attack)
 
 
 def test_a_rotated_token_is_worthless() -> None:
     async def attack(target: Swarm, server: SessionServer) -> None:
-        own = target.manager.cluster
-        await target.manager.update_cluster(own.meta.version, own.spec, True, False)
+        own = target.manager.swarm.cluster
+        await target.manager.swarm.update_cluster(own.meta.version, own.spec, True, False)
         with pytest.raises(Forbidden, match="may have been rotated"):
             await join([target.address], asking(own.join_tokens.worker), own.join_tokens.worker)
 
@@ -121,7 +121,7 @@ def test_an_agent_believes_no_manager_that_is_none() -> None:
             made(target, "m", "manager", root=new_root()),
         ):
             impostor = SessionServer(
-                target.manager, target.manager.cluster.id, credential_source(credentials)
+                target.manager, target.manager.swarm.cluster.id, credential_source(credentials)
             )
             address = f"127.0.0.1:{free_port()}"
             await impostor.start(address)
@@ -131,7 +131,7 @@ def test_an_agent_believes_no_manager_that_is_none() -> None:
                         target.members[1].credential_source, partial(list, (address,))
                     )()
                 with pytest.raises(Unavailable, match="verif"):
-                    token = target.manager.cluster.join_tokens.worker
+                    token = target.manager.swarm.cluster.join_tokens.worker
                     await join([address], asking(token), token)
             finally:
                 await impostor.close()
@@ -146,15 +146,15 @@ def test_a_removed_node_is_refused_at_once() -> None:
     async def attack(target: Swarm, server: SessionServer) -> None:
         gone = await target.join("manager")
         await target.until(lambda: gone.uplink.connected)
-        node = target.manager.state.nodes[gone.node]
+        node = target.manager.swarm.state.nodes[gone.node]
         requirements = MemberRequest(
             peer_url="https://127.0.0.66:2380", manager_address="127.0.0.66:2377"
         )
         client = MemberClient(gone.credential_source, lambda: [target.address])
         worker = msgspec.structs.replace(node.spec, role="worker")
         await gone.stop()
-        await target.manager.update_node(node.id, node.meta.version, worker)
-        await target.manager.remove_node(gone.node, force=True)
+        await target.manager.swarm.update_node(node.id, node.meta.version, worker)
+        await target.manager.swarm.remove_node(gone.node, force=True)
         assert gone.role == "manager"
         assert "not part of the swarm" in await refused_session(
             target, gone.credential_source.credentials, gone.node
@@ -174,7 +174,7 @@ def test_a_session_of_a_removed_node_ends() -> None:
     async def attack(target: Swarm, server: SessionServer) -> None:
         gone = await target.join()
         await target.until(lambda: gone.uplink.connected)
-        await target.manager.remove_node(gone.node, force=True)
+        await target.manager.swarm.remove_node(gone.node, force=True)
         await target.until(lambda: gone.uplink.refused or "removed" in gone.uplink.error)
 
     run(attack)
@@ -212,7 +212,7 @@ def test_a_join_that_is_played_again() -> None:
     appears. It is also what a host does that got no answer."""
 
     async def attack(target: Swarm, server: SessionServer) -> None:
-        token = target.manager.cluster.join_tokens.worker
+        token = target.manager.swarm.cluster.join_tokens.worker
         seen: list[AdmissionRequest] = []
 
         def ask(csr: str) -> AdmissionRequest:
@@ -220,17 +220,19 @@ def test_a_join_that_is_played_again() -> None:
             return seen[-1]
 
         admitted, credentials = await join([target.address], ask, token)
-        nodes = set(target.manager.state.nodes)
+        nodes = set(target.manager.swarm.state.nodes)
         (captured,) = seen
         own = new_key()
         replayed, _ = await join([target.address], lambda _: captured, token)
         assert replayed.node == admitted.node
-        assert set(target.manager.state.nodes) == nodes
+        assert set(target.manager.swarm.state.nodes) == nodes
         with pytest.raises(ssl.SSLError):
             tls.node_context(
                 Credentials(replayed.certificate, authority.private_pem(own), credentials.root)
             )
-        raised = msgspec.structs.replace(captured, token=target.manager.cluster.join_tokens.manager)
+        raised = msgspec.structs.replace(
+            captured, token=target.manager.swarm.cluster.join_tokens.manager
+        )
         assert (await join([target.address], lambda _: raised, token))[0].role == "worker", (
             "the role is the node's"
         )
@@ -261,21 +263,22 @@ def test_a_man_in_the_middle_never_sees_the_secret() -> None:
             authority.NodeCertificate(
                 node=NodeId("m"),
                 role="manager",
-                cluster=target.manager.cluster.id,
+                cluster=target.manager.swarm.cluster.id,
                 begin=time.time_ns(),
                 lifetime=HOUR,
                 serial=5,
             ),
         )
         papers = Credentials(certificate, authority.private_pem(key), own.certificate)
-        token = target.manager.cluster.join_tokens.worker
+        token = target.manager.swarm.cluster.join_tokens.worker
         # He may also pass on the true root; then it is his own certificate that does not follow
         # from it.
+        cluster = target.manager.swarm.cluster
         for shown in (
             papers,
-            Credentials(papers.certificate, papers.key, target.manager.cluster.root_ca.certificate),
+            Credentials(papers.certificate, papers.key, cluster.root_ca.certificate),
         ):
-            middle = SessionServer(Listening(), target.manager.cluster.id, credential_source(shown))  # type: ignore[arg-type]
+            middle = SessionServer(Listening(), cluster.id, credential_source(shown))  # type: ignore[arg-type]
             address = f"127.0.0.1:{free_port()}"
             await middle.start(address)
             try:
@@ -302,7 +305,7 @@ def test_a_root_that_is_too_long() -> None:
         context = tls.server_context(made(target, "m", "manager"))
         babbler = await asyncio.start_server(babble, "127.0.0.1", 0, ssl=context)
         port = babbler.sockets[0].getsockname()[1]
-        token = target.manager.cluster.join_tokens.worker
+        token = target.manager.swarm.cluster.join_tokens.worker
         with pytest.raises(Unavailable, match="the answer is longer than"):
             await join([f"127.0.0.1:{port}"], asking(token), token)
         babbler.close()

@@ -58,14 +58,14 @@ async def subscribed(target: Swarm) -> tuple[list[TaskLog], "asyncio.Task[None]"
         replicas=len(target.members),
         task=TaskSpec(container=ContainerSpec(image="demo")),
     )
-    id = await target.manager.create_service(spec)
+    id = await target.manager.swarm.create_service(spec)
     await target.until(
-        lambda: all(task.node for task in target.manager.state.tasks_of(id).values())
+        lambda: all(task.node for task in target.manager.swarm.state.tasks_of(id).values())
     )
     read: list[TaskLog] = []
 
     async def follow() -> None:
-        async for lines in target.manager.logs(LogsWanted(service=id, follow=True)):
+        async for lines in target.manager.swarm.logs(LogsWanted(service=id, follow=True)):
             read.extend(lines)
 
     following = asyncio.create_task(follow())
@@ -74,7 +74,9 @@ async def subscribed(target: Swarm) -> tuple[list[TaskLog], "asyncio.Task[None]"
 
 
 def task_on(target: Swarm, member: Member) -> TaskId:
-    return next(task.id for task in target.manager.state.tasks.values() if task.node == member.node)
+    return next(
+        task.id for task in target.manager.swarm.state.tasks.values() if task.node == member.node
+    )
 
 
 def test_a_node_publishes_for_itself_only_and_when_it_is_asked() -> None:
@@ -199,7 +201,7 @@ def test_errors_of_a_node_are_said_but_not_at_any_length() -> None:
 
         async def once() -> None:
             try:
-                async for lines in target.manager.logs(LogsWanted(task=own)):
+                async for lines in target.manager.swarm.logs(LogsWanted(task=own)):
                     read.extend(lines)
             except Unavailable as error:
                 errors.append(str(error))

@@ -50,7 +50,7 @@ then."""
 async def raw(target: Swarm) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection with TLS and nothing said yet."""
     host, _, port = target.address.rpartition(":")
-    context = tls.client_context(target.manager.cluster.root_ca.certificate)
+    context = tls.client_context(target.manager.swarm.cluster.root_ca.certificate)
     reader, writer = await asyncio.open_connection(
         host, int(port), ssl=context, server_hostname=tls.MANAGER_NAME
     )
@@ -77,7 +77,7 @@ def test_bodies_that_are_too_long_or_make_no_sense(loop: str) -> None:
             status, text = await posted(target, "/v1/join", body)
             assert (status, "malformed request" in text) == (400, True)
         good = codec.encode(
-            asking(target.manager.cluster.join_tokens.worker, "no request at all")("")
+            asking(target.manager.swarm.cluster.join_tokens.worker, "no request at all")("")
         )
         status, text = await posted(target, "/v1/join", good)
         assert (status, "malformed request" in text) == (400, True)
@@ -224,7 +224,7 @@ def test_a_thousand_half_open_connections(loop: str, secured: bool) -> None:
         before, used = descriptors(), memory()
         host, _, port = target.address.rpartition(":")
         opened: list[socket.socket] = []
-        context = tls.client_context(target.manager.cluster.root_ca.certificate)
+        context = tls.client_context(target.manager.swarm.cluster.root_ca.certificate)
 
         def open_one() -> None:
             client = socket.socket()
@@ -246,12 +246,12 @@ def test_a_thousand_half_open_connections(loop: str, secured: bool) -> None:
                 await asyncio.sleep(0.001)
 
         watching = asyncio.create_task(watch())
-        token = target.manager.cluster.join_tokens.worker
+        token = target.manager.swarm.cluster.join_tokens.worker
         try:
             good = await target.join()
             await target.until(lambda: good.uplink.connected)
             admitted = await insisting(lambda: join([target.address], asking(token), token))
-            assert admitted[0].node in target.manager.state.nodes
+            assert admitted[0].node in target.manager.swarm.state.nodes
             assert highest <= FEW.door.crowd.strangers + 2, "and who came with a certificate"
             assert descriptors() - before <= 2 * count + FEW.door.crowd.strangers + 20
             assert memory() - used < 400 << 20
@@ -325,7 +325,7 @@ def test_an_agent_that_does_not_read_is_cut_off(loop: str) -> None:
 
         talker = SessionServer(
             cast(SessionManager, Talking()),
-            target.manager.cluster.id,
+            target.manager.swarm.cluster.id,
             target.founder.credential_source,
             Limits(send=1),
         )

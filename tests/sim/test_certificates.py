@@ -124,7 +124,7 @@ def test_a_sole_manager_that_was_off_for_too_long_issues_its_own(rotates: bool) 
             founder.start()
             await cluster.until(lambda: ready(cluster))
             await cluster.until(
-                lambda: settled(cluster, cluster.manager.cluster.root_ca.certificate)
+                lambda: settled(cluster, cluster.manager.swarm.cluster.root_ca.certificate)
             )
 
     virtual_time.run(main())
@@ -136,7 +136,7 @@ def test_a_daemon_whose_certificate_expired_while_its_host_was_off_goes_on(tmp_p
     async def main() -> None:
         host = Host(tmp_path, 1, None)
         await host.init()
-        member, root = host.up.member, host.manager.cluster.root_ca
+        member, root = host.up.member, host.manager.swarm.cluster.root_ca
         await host.stop()
         key, begun = (
             authority.make_key(random.Random(1).randbytes),
@@ -172,7 +172,7 @@ async def expire(host: Host, manager: Host) -> Credentials:
     own, good, root = (
         host.up.member,
         host.up._credential_source.credentials,
-        manager.manager.cluster.root_ca,
+        manager.manager.swarm.cluster.root_ca,
     )
     key, begun = authority.make_key(random.Random(1).randbytes), time.time_ns() - 100 * 24 * HOUR
     old = authority.issue(
@@ -208,7 +208,7 @@ def test_a_worker_whose_certificate_has_expired_says_so_until_it_has_another(
     async def main() -> None:
         manager, worker = Host(tmp_path, 1, None), Host(tmp_path, 2, None)
         await manager.init()
-        await worker.join(manager.listen, manager.manager.cluster.join_tokens.worker)
+        await worker.join(manager.listen, manager.manager.swarm.cluster.join_tokens.worker)
         await until(lambda: worker.up.agent.uplink.connected)
         assert (worker.up.membership.state, worker.up.membership.error) == ("active", "")
         good = await expire(worker, manager)
@@ -289,8 +289,8 @@ def test_a_certificate_follows_the_role() -> None:
             worker = cluster.members[1]
 
             async def become(role: Role) -> None:
-                node = cluster.manager.state.nodes[worker.node]
-                await cluster.manager.update_node(
+                node = cluster.manager.swarm.state.nodes[worker.node]
+                await cluster.manager.swarm.update_node(
                     node.id, node.meta.version, msgspec.structs.replace(node.spec, role=role)
                 )
                 await cluster.until(lambda: worker.role == role)
@@ -319,7 +319,7 @@ def test_everybody_is_told_of_another_manager() -> None:
     async def main() -> None:
         async with swarm(virtual_time.clock, workers=2) as cluster:
             await cluster.until(lambda: ready(cluster))
-            node = cluster.manager.state.nodes[cluster.members[1].node]
+            node = cluster.manager.swarm.state.nodes[cluster.members[1].node]
             at = (node.id, "127.0.0.12:2377")
             assert all(at not in member.managers for member in cluster.members)
             spec = msgspec.structs.replace(node.spec, role="manager")
@@ -336,7 +336,7 @@ def test_a_removed_node_gets_no_certificate() -> None:
         async with swarm(virtual_time.clock, workers=1) as cluster:
             await cluster.until(lambda: ready(cluster))
             worker = cluster.members[1]
-            await cluster.manager.remove_node(worker.node, force=True)
+            await cluster.manager.swarm.remove_node(worker.node, force=True)
             await cluster.until(lambda: not worker.uplink.connected)
             session = await cluster.connect(worker)
             await session.send(

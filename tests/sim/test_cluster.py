@@ -46,7 +46,9 @@ def play(
 
 
 async def web(cluster: SimCluster, replicas: int) -> ServiceId:
-    network = await cluster.ask(lambda manager: manager.create_network(NetworkSpec(name="net")))
+    network = await cluster.ask(
+        lambda manager: manager.swarm.create_network(NetworkSpec(name="net"))
+    )
     spec = ServiceSpec(
         name="web",
         replicas=replicas,
@@ -56,7 +58,7 @@ async def web(cluster: SimCluster, replicas: int) -> ServiceId:
         ),
         endpoint=EndpointSpec(ports=(PublishedPort(80, 8080),)),
     )
-    id = await cluster.ask(lambda manager: manager.create_service(spec))
+    id = await cluster.ask(lambda manager: manager.swarm.create_service(spec))
     await cluster.settle(30)
     return id
 
@@ -70,7 +72,7 @@ def leader(cluster: SimCluster) -> str:
     leading = (
         h.name
         for h in cluster.managers
-        if h.manager is not None and h.manager.leadership_status.leader == h.node
+        if h.manager is not None and h.manager.swarm.leadership_status.leader == h.node
     )
     return next(leading, "")
 
@@ -103,23 +105,25 @@ def test_a_manager_that_starts_without_a_majority_answers_reads_and_nothing_else
         await cluster.until(lambda: cluster.hosts["node1"].manager is not None, 30)
         manager = cluster.hosts["node1"].manager
         assert manager is not None
-        assert manager.state.services == before.services
-        assert {node.id for node in manager.state.nodes.values()} == {
+        assert manager.swarm.state.services == before.services
+        assert {node.id for node in manager.swarm.state.nodes.values()} == {
             node.id for node in before.nodes.values()
         }
-        assert manager.leadership_status.leader is None
+        assert manager.swarm.leadership_status.leader is None
         with pytest.raises(Unavailable, match="The swarm does not have a leader"):
             await scale(cluster, id, 5, at="node1")
         for _ in range(60):
             await asyncio.sleep(1)
             assert not manager.is_serving
-            assert {service.spec.replicas for service in manager.state.services.values()} == {4}
+            assert {service.spec.replicas for service in manager.swarm.state.services.values()} == {
+                4
+            }
         cluster.power_on("node2")
         await cluster.until(lambda: manager.is_serving, 30)
         await cluster.insist(partial(scaled, id=id, replicas=6))
         cluster.repair()
         await cluster.settle(120)
-        assert {service.spec.replicas for service in manager.state.services.values()} == {6}
+        assert {service.spec.replicas for service in manager.swarm.state.services.values()} == {6}
 
     play(3, 2, scene)
 
@@ -309,7 +313,7 @@ def test_agents_hear_of_what_their_manager_learned_by_loading_anew() -> None:
         spec = ServiceSpec(
             name="web", replicas=20, task=TaskSpec(container=ContainerSpec(image="demo"))
         )
-        await cluster.ask(lambda manager: manager.create_service(spec), at=leader(cluster))
+        await cluster.ask(lambda manager: manager.swarm.create_service(spec), at=leader(cluster))
         await asyncio.sleep(0.5)
         assert len(cluster.state.tasks_in(TaskState.ASSIGNED)) < 20, "some agents run theirs by now"
         assert all(task.node is not None for task in cluster.state.tasks.values())
@@ -330,10 +334,10 @@ def test_what_is_asked_of_two_managers_at_the_same_moment_is_given_once() -> Non
         )
 
     def creation(name: str) -> Callable[[Manager], Coroutine[None, None, ServiceId]]:
-        return lambda manager: manager.create_service(spec(name))
+        return lambda manager: manager.swarm.create_service(spec(name))
 
     def removal(id: ServiceId) -> Callable[[Manager], Coroutine[None, None, None]]:
-        return lambda manager: manager.remove_service(id)
+        return lambda manager: manager.swarm.remove_service(id)
 
     async def scene(cluster: SimCluster) -> None:
         for turn in range(5):
@@ -407,8 +411,8 @@ async def give_role(cluster: SimCluster, name: str, role: Role) -> None:
     assert node is not None
 
     async def operation(manager: Manager) -> None:
-        found = manager.state.nodes[node]
-        await manager.update_node(
+        found = manager.swarm.state.nodes[node]
+        await manager.swarm.update_node(
             node, found.meta.version, msgspec.structs.replace(found.spec, role=role)
         )
 
@@ -438,8 +442,8 @@ def test_a_daemon_that_is_killed_at_any_moment_of_a_scaling_goes_on_where_it_was
 
 
 async def scaled(manager: Manager, id: ServiceId, replicas: int) -> None:
-    service = manager.state.services[id]
-    await manager.update_service(
+    service = manager.swarm.state.services[id]
+    await manager.swarm.update_service(
         id, service.meta.version, msgspec.structs.replace(service.spec, replicas=replicas)
     )
 

@@ -24,16 +24,19 @@ def test_a_manager_sends_a_node_away_that_knows_of_a_later_epoch() -> None:
     async def main() -> None:
         async with swarm(virtual_time.clock, workers=1) as own:
             node = own.members[1].node
-            await own.until(lambda: own.manager.state.nodes[node].status.state is NodeState.READY)
+            await own.until(
+                lambda: own.manager.swarm.state.nodes[node].status.state is NodeState.READY
+            )
             await own.members[1].stop()
             await own.until(
-                lambda: own.manager.state.nodes[node].status.state is NodeState.DOWN, seconds=60
+                lambda: own.manager.swarm.state.nodes[node].status.state is NodeState.DOWN,
+                seconds=60,
             )
-            before = own.manager.state.nodes[node]
+            before = own.manager.swarm.state.nodes[node]
 
             async def said(epoch: int) -> tuple[asyncio.Task[None], AgentSession]:
                 ours, theirs = session_pair(
-                    Identity(node, "worker", own.manager.cluster.id), "127.0.0.12"
+                    Identity(node, "worker", own.manager.swarm.cluster.id), "127.0.0.12"
                 )
                 await theirs.send(
                     Hello(
@@ -51,12 +54,12 @@ def test_a_manager_sends_a_node_away_that_knows_of_a_later_epoch() -> None:
                 match=r"manager is of epoch 0 of the cluster, .* has begun epoch 1 without it",
             ):
                 await sent_away
-            assert own.manager.state.nodes[node] == before
+            assert own.manager.swarm.state.nodes[node] == before
             served, session = await said(epoch=0)
             welcome = await session.receive()
             assert isinstance(welcome, Welcome)
             assert welcome.epoch == 0
-            assert own.manager.state.nodes[node].status.state is NodeState.READY
+            assert own.manager.swarm.state.nodes[node].status.state is NodeState.READY
             await session.close("done")
             with pytest.raises(SessionClosed):
                 await served

@@ -27,7 +27,7 @@ def addresses(cluster: SimCluster) -> dict[int, str]:
 def test_addresses_move_with_their_slots_to_other_hosts_under_any_leader() -> None:
     async def scene(cluster: SimCluster) -> None:
         network = await cluster.ask(
-            lambda manager: manager.create_network(NetworkSpec(name="net", pools=(POOL,)))
+            lambda manager: manager.swarm.create_network(NetworkSpec(name="net", pools=(POOL,)))
         )
         spec = ServiceSpec(
             name="web",
@@ -41,7 +41,7 @@ def test_addresses_move_with_their_slots_to_other_hosts_under_any_leader() -> No
                 networks=(NetworkAttachmentSpec(NetworkId(network.id)),),
             ),
         )
-        id = await cluster.ask(lambda manager: manager.create_service(spec))
+        id = await cluster.ask(lambda manager: manager.swarm.create_service(spec))
         await cluster.until(lambda: addresses(cluster) == WANTED, 60)
         away = list(cluster.hosts)[-1]
         (task,) = cluster.state.tasks_on(cluster.hosts[away].node).values()

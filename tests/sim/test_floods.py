@@ -157,9 +157,9 @@ def test_a_node_that_must_connect_again_gets_in_while_strangers_flood_the_port(
                 assert isinstance(answer, Welcome)
             assert attempts <= 25, "one that the machine was too busy for is no wonder"
             await target.until(lambda: going.count > before + ENOUGH)
-            token = target.manager.cluster.join_tokens.worker
+            token = target.manager.swarm.cluster.join_tokens.worker
             admitted, _ = await join([target.address], lambda csr: admission(token, csr), token)
-            assert admitted.node in target.manager.state.nodes
+            assert admitted.node in target.manager.swarm.state.nodes
             limits = DoorLimits()
             assert server.unproven <= limits.crowd.per_source + 10, (
                 "the flood, and who is on the way in"
@@ -189,7 +189,7 @@ def test_who_shares_the_floods_address_gets_in_after_a_few_attempts(loop: str) -
 
 def test_what_strangers_send_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
     async def scene(target: Swarm, server: SessionServer, insider: Member) -> None:
-        context = tls.client_context(target.manager.cluster.root_ca.certificate)
+        context = tls.client_context(target.manager.swarm.cluster.root_ca.certificate)
         host, _, port = target.address.rpartition(":")
         forged = codec.encode(admission("SWMTKN-1-forged", "x"))
         join_request = b"POST /v1/join HTTP/1.1\r\nhost: m\r\ncontent-length: %d\r\n\r\n%b" % (
@@ -229,7 +229,7 @@ def test_a_worker_that_is_refused_is_told_why_and_named_once_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def scene(target: Swarm, server: SessionServer, insider: Member) -> None:
-        before = target.manager.state.nodes[insider.node]
+        before = target.manager.swarm.state.nodes[insider.node]
         bad = NodeDescription(
             hostname="h" * 100_000, engine_labels={str(n): "" for n in range(10_000)}
         )
@@ -238,7 +238,7 @@ def test_a_worker_that_is_refused_is_told_why_and_named_once_in_the_log(
             assert answer == Goodbye(
                 "cannot open session: hostname has 100000 characters, more than 255"
             )
-        assert target.manager.state.nodes[insider.node].description == before.description
+        assert target.manager.swarm.state.nodes[insider.node].description == before.description
         assert isinstance(await session(target, insider, hello(insider)), Welcome)
 
     with caplog.at_level(logging.INFO):
@@ -289,7 +289,7 @@ def test_frames_that_are_not_counted_end_the_session(loop: str, kind: str) -> No
 
 def test_a_connection_of_a_stranger_has_one_request() -> None:
     async def scene(target: Swarm, server: SessionServer, insider: Member) -> None:
-        context = tls.client_context(target.manager.cluster.root_ca.certificate)
+        context = tls.client_context(target.manager.swarm.cluster.root_ca.certificate)
         host, _, port = target.address.rpartition(":")
         reader, writer = await asyncio.open_connection(
             host, int(port), ssl=context, server_hostname=tls.MANAGER_NAME

@@ -57,24 +57,24 @@ def test_a_removed_services_ports_are_forwarded_until_its_tasks_have_ended() -> 
 
     async def scene(swarm: Swarm) -> None:
         slow = await swarm.join(linger)
-        network = await swarm.manager.create_network(NetworkSpec(name="net"))
+        network = await swarm.manager.swarm.create_network(NetworkSpec(name="net"))
         ports = (PublishedPort(80, 8080),)
-        service = await swarm.manager.create_service(web(2, (network.id,), ports))
+        service = await swarm.manager.swarm.create_service(web(2, (network.id,), ports))
         await swarm.until(lambda: len(swarm.running("web")) == 2)
 
         def view() -> NetworkView:
-            ingress = swarm.manager.state.ingress
+            ingress = swarm.manager.swarm.state.ingress
             assert ingress is not None
             return swarm.agents[0].assignment.networks[ingress.id]
 
         await swarm.until(lambda: len(view().backends(service)) == 2)
-        await swarm.manager.remove_service(service)
+        await swarm.manager.swarm.remove_service(service)
         await swarm.until(lambda: not view().backends(service))
         await asyncio.sleep(60)
-        assert len(swarm.manager.state.tasks) == 1, "the other task has ended"
+        assert len(swarm.manager.swarm.state.tasks) == 1, "the other task has ended"
         assert service_table(view()).published[WEB].backends == ()
         # Another service may have the port at once.
-        next_one = await swarm.manager.create_service(web(1, (), ports, "next"))
+        next_one = await swarm.manager.swarm.create_service(web(1, (), ports, "next"))
         await swarm.until(lambda: view().backends(next_one))
         assert service_table(view()).published[WEB].id == next_one
         linger.done = True
@@ -91,19 +91,19 @@ def test_a_network_is_removed_after_the_last_tasks_of_a_removed_service(ends: bo
 
     async def scene(swarm: Swarm) -> None:
         slow = await swarm.join(linger)
-        network = await swarm.manager.create_network(NetworkSpec(name="net"))
-        service = await swarm.manager.create_service(web(1, (network.id,)))
+        network = await swarm.manager.swarm.create_network(NetworkSpec(name="net"))
+        service = await swarm.manager.swarm.create_service(web(1, (network.id,)))
         await swarm.until(lambda: len(swarm.running("web")) == 1)
-        await swarm.manager.remove_service(service)
+        await swarm.manager.swarm.remove_service(service)
         begun = asyncio.get_running_loop().time()
-        removing = asyncio.create_task(swarm.manager.remove_network(network.id))
+        removing = asyncio.create_task(swarm.manager.swarm.remove_network(network.id))
         await asyncio.sleep(8)
         assert network.id in slow.assignment.networks
         if ends:
             linger.done = True
             swarm.connect(slow)
         await removing
-        assert network.id not in swarm.manager.state.networks
+        assert network.id not in swarm.manager.swarm.state.networks
         took = asyncio.get_running_loop().time() - begun
         assert 8 <= took < 9 if ends else 30 <= took < 31
 
@@ -174,7 +174,9 @@ def served(
 
 
 async def published(cluster: SimCluster) -> ServiceId:
-    network = await cluster.ask(lambda manager: manager.create_network(NetworkSpec(name="net")))
+    network = await cluster.ask(
+        lambda manager: manager.swarm.create_network(NetworkSpec(name="net"))
+    )
     spec = ServiceSpec(
         name="web",
         replicas=3,
@@ -185,7 +187,7 @@ async def published(cluster: SimCluster) -> ServiceId:
         update=UpdateConfig(order="start-first"),
         endpoint=EndpointSpec(ports=(PublishedPort(80, 8080),)),
     )
-    id = await cluster.ask(lambda manager: manager.create_service(spec))
+    id = await cluster.ask(lambda manager: manager.swarm.create_service(spec))
     await cluster.settle(30)
     return id
 
@@ -196,7 +198,7 @@ def tasks_on(cluster: SimCluster, node: NodeId | None) -> set[TaskId]:
 
 
 async def remove_node(cluster: SimCluster, node: NodeId) -> None:
-    await cluster.ask(lambda manager: manager.remove_node(node, force=False))
+    await cluster.ask(lambda manager: manager.swarm.remove_node(node, force=False))
 
 
 @pytest.mark.parametrize(("managers", "force"), [(1, False), (3, True)])
@@ -281,9 +283,9 @@ def test_a_host_that_is_shut_down_gets_no_connections_but_keeps_its_tasks() -> N
 
 async def drain(cluster: SimCluster, node: NodeId, availability: Availability = "drain") -> None:
     async def drained(manager: Manager) -> None:
-        found = manager.state.nodes[node]
+        found = manager.swarm.state.nodes[node]
         spec = msgspec.structs.replace(found.spec, availability=availability)
-        await manager.update_node(node, found.meta.version, spec)
+        await manager.swarm.update_node(node, found.meta.version, spec)
 
     await cluster.ask(drained)
 
@@ -323,7 +325,7 @@ def test_a_service_that_shrinks_or_goes_is_left_by_every_host_before_its_tasks_s
         witness = Witness(cluster)
         await scale(cluster, id, 1)
         await cluster.until(lambda: len(cluster.running()) == 1, 10)
-        await cluster.ask(lambda manager: manager.remove_service(id))
+        await cluster.ask(lambda manager: manager.swarm.remove_service(id))
         await cluster.until(lambda: not cluster.running(), 10)
         assert (len(witness.stopped), witness.late) == (3, [])
 

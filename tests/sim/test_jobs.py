@@ -35,7 +35,7 @@ async def complete_one(cluster: SimCluster, id: ServiceId) -> None:
 
 def test_a_job_goes_on_under_another_leader_and_nothing_completes_twice() -> None:
     async def scene(cluster: SimCluster) -> None:
-        id = await cluster.ask(lambda manager: manager.create_service(SPEC))
+        id = await cluster.ask(lambda manager: manager.swarm.create_service(SPEC))
         for _ in range(2):
             await complete_one(cluster, id)
         lost = leader(cluster)
@@ -56,7 +56,9 @@ def test_a_job_goes_on_under_another_leader_and_nothing_completes_twice() -> Non
 
         service = cluster.state.services[id]
         again = msgspec.structs.replace(service.spec, replicas=1)
-        await cluster.ask(lambda manager: manager.update_service(id, service.meta.version, again))
+        await cluster.ask(
+            lambda manager: manager.swarm.update_service(id, service.meta.version, again)
+        )
         await complete_one(cluster, id)
         await asyncio.sleep(60)
         assert counted(cluster, id) == Progress(running=0, desired=2, completed=1)

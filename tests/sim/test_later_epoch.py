@@ -42,7 +42,7 @@ def test_managers_that_take_part_are_not_asked_nor_is_this_one() -> None:
         async with swarm(virtual_time.clock, workers=1) as cluster:
             assert list(cluster.manager.absent) == []
             other = await cluster.join("manager")
-            node = cluster.manager.state.nodes[other.node]
+            node = cluster.manager.swarm.state.nodes[other.node]
             seated = msgspec.structs.replace(node, manager_address="192.0.2.7:2377")
             await cluster.store.commit([Put(seated)])
             assert cluster.manager.absent == ("192.0.2.7:2377",)
@@ -54,7 +54,7 @@ def test_a_manager_of_a_later_epoch_is_given_no_part_of_an_earlier_store() -> No
     async def main() -> None:
         async with swarm(virtual_time.clock, workers=1) as cluster:
             other = await cluster.join("manager")
-            peer = Identity(other.node, "manager", cluster.manager.cluster.id)
+            peer = Identity(other.node, "manager", cluster.manager.swarm.cluster.id)
             requirements = MemberRequest(
                 peer_url="https://x:2380", manager_address="x:2377", epoch=1
             )

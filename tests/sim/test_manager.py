@@ -39,11 +39,11 @@ from weft.store.sole import SoleLeader
 
 def test_a_service_runs_on_all_nodes_and_each_knows_its_backends() -> None:
     async def scene(swarm: Swarm) -> None:
-        network = await swarm.manager.create_network(NetworkSpec(name="demo"))
-        await swarm.manager.create_service(web(6, (network.id,), (PublishedPort(80, 8080),)))
+        network = await swarm.manager.swarm.create_network(NetworkSpec(name="demo"))
+        await swarm.manager.swarm.create_service(web(6, (network.id,), (PublishedPort(80, 8080),)))
         await swarm.until(lambda: len(swarm.running("web")) == 6)
         await asyncio.sleep(1)
-        service = swarm.manager.state.named("service", "web")
+        service = swarm.manager.swarm.state.named("service", "web")
         assert service is not None
         for agent in swarm.agents:
             assert len(agent.assignment.tasks) == 2
@@ -62,7 +62,7 @@ def test_a_service_runs_on_all_nodes_and_each_knows_its_backends() -> None:
 
 def test_thirty_replicas_settle_in_tens_of_milliseconds() -> None:
     async def scene(swarm: Swarm) -> None:
-        await swarm.manager.create_service(web(30))
+        await swarm.manager.swarm.create_service(web(30))
         assert await swarm.until(lambda: len(swarm.running("web")) == 30) < 0.2
 
     play(3, scene)
@@ -70,17 +70,17 @@ def test_thirty_replicas_settle_in_tens_of_milliseconds() -> None:
 
 def test_a_node_that_is_told_nothing_new_is_sent_nothing() -> None:
     async def scene(swarm: Swarm) -> None:
-        a = await swarm.manager.create_network(NetworkSpec(name="a"))
-        await swarm.manager.create_service(web(1, (a.id,)))
+        a = await swarm.manager.swarm.create_network(NetworkSpec(name="a"))
+        await swarm.manager.swarm.create_service(web(1, (a.id,)))
         await swarm.until(lambda: swarm.running("web"))
         await asyncio.sleep(1)
         on, off = sorted(swarm.agents, key=lambda agent: -len(agent.assignment.tasks))
         assert a.id in on.assignment.networks
         assert a.id not in off.assignment.networks
         received = len(off.changes)
-        service = swarm.manager.state.named("service", "web")
+        service = swarm.manager.swarm.state.named("service", "web")
         assert service is not None
-        await swarm.manager.remove_service(ServiceId(service.id))
+        await swarm.manager.swarm.remove_service(ServiceId(service.id))
         await swarm.until(lambda: not on.assignment.tasks and a.id not in on.assignment.networks)
         assert len(off.changes) == received
 
@@ -92,8 +92,8 @@ def test_a_session_that_begins_with_a_commit_begins_with_all_of_it() -> None:
     not be made of both."""
 
     async def scene(swarm: Swarm) -> None:
-        network = await swarm.manager.create_network(NetworkSpec(name="demo"))
-        await swarm.manager.create_service(web(1, (network.id,)))
+        network = await swarm.manager.swarm.create_network(NetworkSpec(name="demo"))
+        await swarm.manager.swarm.create_service(web(1, (network.id,)))
         await swarm.until(lambda: swarm.running("web"))
         await asyncio.sleep(1)
         await swarm.kill(0)
@@ -151,14 +151,14 @@ def test_an_agent_that_waits_for_its_first_assignment_is_answered_meanwhile() ->
 
 def test_the_tasks_of_a_dead_node_move_after_the_grace() -> None:
     async def scene(swarm: Swarm) -> None:
-        await swarm.manager.create_service(web(4))
+        await swarm.manager.swarm.create_service(web(4))
         await swarm.until(lambda: len(swarm.running("web")) == 4)
         dead = swarm.agents[0].node
         await swarm.kill(0)
         await asyncio.sleep(GRACE - 6)
-        assert swarm.manager.state.nodes[dead].status.state is NodeState.READY
+        assert swarm.manager.swarm.state.nodes[dead].status.state is NodeState.READY
         await swarm.until(
-            lambda: swarm.manager.state.nodes[dead].status.state is NodeState.DOWN, 10
+            lambda: swarm.manager.swarm.state.nodes[dead].status.state is NodeState.DOWN, 10
         )
         await swarm.until(lambda: len([t for t in swarm.running("web") if t.node != dead]) == 4, 10)
 
@@ -167,7 +167,7 @@ def test_the_tasks_of_a_dead_node_move_after_the_grace() -> None:
 
 def test_a_node_that_comes_back_in_time_keeps_its_tasks() -> None:
     async def scene(swarm: Swarm) -> None:
-        await swarm.manager.create_service(web(4))
+        await swarm.manager.swarm.create_service(web(4))
         await swarm.until(lambda: len(swarm.running("web")) == 4)
         before = {task.id for task in swarm.running("web")}
         await swarm.kill(0)
@@ -183,18 +183,22 @@ def test_a_node_that_was_down_is_ready_again_when_it_says_hello() -> None:
     async def scene(swarm: Swarm) -> None:
         node = swarm.agents[0].node
         await swarm.kill(0)
-        await swarm.until(lambda: swarm.manager.state.nodes[node].status.state is NodeState.DOWN)
+        await swarm.until(
+            lambda: swarm.manager.swarm.state.nodes[node].status.state is NodeState.DOWN
+        )
         swarm.connect(swarm.agents[0])
-        await swarm.until(lambda: swarm.manager.state.nodes[node].status.state is NodeState.READY)
+        await swarm.until(
+            lambda: swarm.manager.swarm.state.nodes[node].status.state is NodeState.READY
+        )
         await asyncio.sleep(60)
-        assert swarm.manager.state.nodes[node].status.state is NodeState.READY
+        assert swarm.manager.swarm.state.nodes[node].status.state is NodeState.READY
 
     play(1, scene)
 
 
 def test_the_next_manager_goes_on_where_the_last_one_stopped() -> None:
     async def scene(swarm: Swarm) -> None:
-        await swarm.manager.create_service(web(4))
+        await swarm.manager.swarm.create_service(web(4))
         await swarm.until(lambda: len(swarm.running("web")) == 4)
         before = {task.id for task in swarm.running("web")}
         here, gone = (agent.node for agent in swarm.agents)
@@ -232,7 +236,7 @@ def test_a_task_that_fails_is_replaced_when_its_time_has_come() -> None:
             return TaskState.FAILED if task.id in failed else obedient(task)
 
         await swarm.join(fail_once)
-        await swarm.manager.create_service(web(1))
+        await swarm.manager.swarm.create_service(web(1))
         await swarm.until(lambda: failed)
         await swarm.until(
             lambda: any(task.desired == TaskState.READY for task in swarm.tasks("web")), 1
@@ -249,10 +253,10 @@ def test_a_manager_outlives_a_full_disk() -> None:
     async def scene(swarm: Swarm) -> None:
         swarm.store.full = True
         with pytest.raises(OperationFailed, match="disk is full"):
-            await swarm.manager.create_service(web(2))
+            await swarm.manager.swarm.create_service(web(2))
         swarm.store.full = False
-        assert not swarm.manager.state.services
-        await swarm.manager.create_service(web(2))
+        assert not swarm.manager.swarm.state.services
+        await swarm.manager.swarm.create_service(web(2))
         await swarm.until(lambda: swarm.agents[0].assignment.tasks)
         swarm.store.full = True
         await asyncio.sleep(10)
@@ -266,7 +270,7 @@ def test_a_manager_outlives_a_full_disk() -> None:
 def test_what_is_put_into_the_store_by_hand_reaches_the_agents() -> None:
     async def scene(swarm: Swarm) -> None:
         agent = swarm.agents[0]
-        ingress = swarm.manager.state.ingress
+        ingress = swarm.manager.swarm.state.ingress
         assert ingress is not None
         changed = msgspec.structs.replace(
             ingress, spec=msgspec.structs.replace(ingress.spec, mtu=1300)
@@ -304,18 +308,18 @@ def fail_once(holder: Any, name: str) -> list[str]:
 def test_no_part_of_a_manager_that_fails_ends_the_manager(part: str, method: str) -> None:
     async def scene(swarm: Swarm) -> None:
         failed = fail_once(getattr(swarm.manager, part), method)
-        await swarm.manager.create_service(web(4))
+        await swarm.manager.swarm.create_service(web(4))
         await swarm.until(lambda: len(swarm.running("web")) == 4)
         await swarm.kill(0)
         swarm.connect(swarm.agents[0])
-        node = swarm.manager.state.nodes[swarm.agents[1].node]
+        node = swarm.manager.swarm.state.nodes[swarm.agents[1].node]
         promoted = msgspec.structs.replace(node.spec, role="manager")
         await swarm.store.commit([Put(msgspec.structs.replace(node, spec=promoted))])
         await asyncio.sleep(10)
         assert failed
         assert swarm.manager._running is not None
         assert not swarm.manager._running.done()
-        await swarm.manager.create_service(web(4, name="later"))
+        await swarm.manager.swarm.create_service(web(4, name="later"))
         await swarm.until(lambda: len(swarm.running("later")) == 4)
 
     play(2, scene)
@@ -342,9 +346,9 @@ def test_sessions_opened_one_after_the_other_by_a_host_that_answers_no_probe() -
         assert not swarm.manager._running.done()
         swarm.connect(agent)
         await swarm.until(
-            lambda: swarm.manager.state.nodes[agent.node].status.state is NodeState.READY
+            lambda: swarm.manager.swarm.state.nodes[agent.node].status.state is NodeState.READY
         )
-        await swarm.manager.create_service(web(2))
+        await swarm.manager.swarm.create_service(web(2))
         await swarm.until(lambda: len(swarm.running("web")) == 2)
 
     play(2, scene)

@@ -50,7 +50,7 @@ def test_a_newer_session_supersedes_the_older() -> None:
         assert agent.farewell == f"superseded by a newer session of node {agent.node}"
         first.cancel()
         await swarm.until(lambda: twin.changes)
-        await swarm.manager.create_service(web(1))
+        await swarm.manager.swarm.create_service(web(1))
         await swarm.until(lambda: swarm.running("web"))
         second.cancel()
         await asyncio.wait([first, second])
@@ -63,7 +63,7 @@ def test_a_slow_reader_skips_what_it_missed() -> None:
         slow = swarm.agents[0]
         slow.reading.clear()
         for number in range(50):
-            await swarm.manager.create_service(
+            await swarm.manager.swarm.create_service(
                 web(2, ports=(PublishedPort(80, 9000 + number),), name=f"s{number}")
             )
             await asyncio.sleep(0.2)
@@ -83,14 +83,14 @@ def test_what_a_host_has_lost_is_known_with_the_word_that_it_is_ready_again() ->
     only, and of those once."""
 
     async def scene(swarm: Swarm) -> None:
-        await swarm.manager.create_service(web(4))
+        await swarm.manager.swarm.create_service(web(4))
         await swarm.until(lambda: len(swarm.running("web")) == 4)
         agent, other = swarm.agents
         mine = [task for task in swarm.tasks("web") if task.node == agent.node]
         theirs = next(task for task in swarm.tasks("web") if task.node == other.node)
         await swarm.kill(0)
         await swarm.until(
-            lambda: swarm.manager.state.nodes[agent.node].status.state is NodeState.DOWN, 60
+            lambda: swarm.manager.swarm.state.nodes[agent.node].status.state is NodeState.DOWN, 60
         )
         lost = TaskStatus(
             TaskState.FAILED, virtual_time.clock(), "lost", "the host was started again"
@@ -101,22 +101,24 @@ def test_what_a_host_has_lost_is_known_with_the_word_that_it_is_ready_again() ->
         events = swarm.store.subscribe(("node", "task"))
         swarm.connect(agent)
         await swarm.until(
-            lambda: swarm.manager.state.nodes[agent.node].status.state is NodeState.READY
+            lambda: swarm.manager.swarm.state.nodes[agent.node].status.state is NodeState.READY
         )
         (node,) = [
             obj
             for event in events.take()
             if isinstance(obj := event.after, Node) and obj.id == agent.node
         ]
-        first, second = (swarm.manager.state.tasks[task.id] for task in mine)
+        first, second = (swarm.manager.swarm.state.tasks[task.id] for task in mine)
         assert (first.status, first.meta.version) == (lost, node.meta.version)
         assert second.state == TaskState.RUNNING
-        assert swarm.manager.state.tasks[theirs.id].state == TaskState.RUNNING
+        assert swarm.manager.swarm.state.tasks[theirs.id].state == TaskState.RUNNING
         await swarm.kill(2)
         session = swarm.connect(agent)
         await asyncio.sleep(5)
         assert not session.done()
-        assert swarm.manager.state.tasks.get(first.id, first).meta.version == node.meta.version
+        assert (
+            swarm.manager.swarm.state.tasks.get(first.id, first).meta.version == node.meta.version
+        )
 
     play(2, scene)
 
@@ -133,7 +135,7 @@ def test_a_silent_session_is_ended() -> None:
 
 def test_statuses_count_only_from_the_node_that_owns_the_task_and_only_grow() -> None:
     async def scene(swarm: Swarm) -> None:
-        await swarm.manager.create_service(web(2))
+        await swarm.manager.swarm.create_service(web(2))
         await swarm.until(lambda: len(swarm.running("web")) == 2)
         liar, victim = swarm.agents
         stolen, own = next(iter(victim.assignment.tasks)), next(iter(liar.assignment.tasks))
@@ -160,7 +162,7 @@ def test_statuses_count_only_from_the_node_that_owns_the_task_and_only_grow() ->
 def test_only_a_node_that_says_who_it_is_gets_a_session() -> None:
     async def scene(swarm: Swarm) -> None:
         agent = swarm.agents[0]
-        founder = next(iter(swarm.manager.state.nodes))
+        founder = next(iter(swarm.manager.swarm.state.nodes))
         for first, error in (
             (msgspec.structs.replace(agent.hello, node=founder), Forbidden),
             (msgspec.structs.replace(agent.hello, data_path_address="here"), InvalidArgument),
@@ -242,7 +244,7 @@ def flip(task: TaskId) -> Iterator[StatusUpdate]:
 @pytest.mark.parametrize("kind", ["heartbeats", "statuses", "many statuses", "certificates"])
 def test_a_node_is_heard_no_more_often_than_makes_sense_and_the_others_as_ever(kind: str) -> None:
     async def scene(swarm: Swarm) -> None:
-        await swarm.manager.create_service(web(2))
+        await swarm.manager.swarm.create_service(web(2))
         await swarm.until(lambda: len(swarm.running("web")) == 2)
         agent = swarm.agents[0]
         task = next(task.id for task in swarm.running("web") if task.node == agent.node)
@@ -259,7 +261,7 @@ def test_a_node_is_heard_no_more_often_than_makes_sense_and_the_others_as_ever(k
             "certificates": itertools.repeat(CertificateRequest("")),
         }
         pouring = asyncio.create_task(pour(session, flood[kind]))
-        await swarm.manager.create_service(web(1, name="later"))
+        await swarm.manager.swarm.create_service(web(1, name="later"))
         assert await swarm.until(lambda: swarm.running("later")) < 1
         sent = await pouring
         assert not serving.done()
@@ -278,7 +280,7 @@ def test_a_node_is_heard_no_more_often_than_makes_sense_and_the_others_as_ever(k
 
 def test_who_breaks_the_rules_in_the_middle_is_sent_away_and_nothing_of_it_is_kept() -> None:
     async def scene(swarm: Swarm) -> None:
-        await swarm.manager.create_service(web(2))
+        await swarm.manager.swarm.create_service(web(2))
         await swarm.until(lambda: len(swarm.running("web")) == 2)
         agent = swarm.agents[0]
         task = next(task for task in swarm.running("web") if task.node == agent.node)
@@ -291,10 +293,10 @@ def test_who_breaks_the_rules_in_the_middle_is_sent_away_and_nothing_of_it_is_ke
             await session.send(StatusUpdate(1, ((task.id, status),)))
             with pytest.raises(InvalidArgument, match=f"cannot accept StatusUpdate: {cause}"):
                 await serving
-            assert swarm.manager.state.tasks[task.id].status == task.status
+            assert swarm.manager.swarm.state.tasks[task.id].status == task.status
             await session.close("done")
         swarm.connect(agent)
-        await swarm.manager.create_service(web(2, name="later"))
+        await swarm.manager.swarm.create_service(web(2, name="later"))
         await swarm.until(lambda: len(swarm.running("later")) == 2)
 
     play(2, scene)
@@ -304,7 +306,7 @@ def test_a_node_cannot_take_anothers_address_and_loses_one_that_it_took_while_th
     None
 ):
     async def scene(swarm: Swarm) -> None:
-        nodes, (liar, victim) = swarm.manager.state.nodes, swarm.agents
+        nodes, (liar, victim) = swarm.manager.swarm.state.nodes, swarm.agents
         honest = liar.hello
         liar.hello = msgspec.structs.replace(
             honest, data_path_address=victim.hello.data_path_address
@@ -343,7 +345,7 @@ def test_a_host_that_leaves_and_joins_again_is_ready_at_once() -> None:
         swarm.agents.clear()
         again = await swarm.join()
         assert again.hello.data_path_address == before.hello.data_path_address
-        nodes = swarm.manager.state.nodes
+        nodes = swarm.manager.swarm.state.nodes
         assert await swarm.until(lambda: nodes[again.node].status.state is NodeState.READY) < 1
         assert nodes[before.node].status.state is NodeState.DOWN
 

@@ -316,13 +316,13 @@ async def wanted_logs(target: Swarm, member: Member) -> tuple[str, asyncio.Task[
     spec = ServiceSpec(
         name="web", replicas=len(target.members), task=TaskSpec(container=ContainerSpec(image="i"))
     )
-    service = await target.manager.create_service(spec)
+    service = await target.manager.swarm.create_service(spec)
     await target.until(
-        lambda: all(task.node for task in target.manager.state.tasks_of(service).values())
+        lambda: all(task.node for task in target.manager.swarm.state.tasks_of(service).values())
     )
 
     async def read() -> None:
-        async for _ in target.manager.logs(LogsWanted(service=service, follow=True)):
+        async for _ in target.manager.swarm.logs(LogsWanted(service=service, follow=True)):
             pass
 
     reading = asyncio.create_task(read())

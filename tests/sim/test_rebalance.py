@@ -24,7 +24,7 @@ def homes(cluster: SimCluster) -> Counter[str]:
 
 def test_tasks_go_back_to_a_host_that_returns_under_any_leader() -> None:
     async def scene(cluster: SimCluster) -> None:
-        await cluster.ask(lambda manager: manager.create_service(SPEC))
+        await cluster.ask(lambda manager: manager.swarm.create_service(SPEC))
         await cluster.until(lambda: sorted(homes(cluster).values()) == [2, 2, 2, 2], 60)
         away = list(cluster.hosts)[-1]
         await cluster.power_off(away)

@@ -41,18 +41,18 @@ from weft.store.sole import SoleLeader
 
 def ready(cluster: Swarm) -> bool:
     return all(
-        node.status.state is NodeState.READY for node in cluster.manager.state.nodes.values()
+        node.status.state is NodeState.READY for node in cluster.manager.swarm.state.nodes.values()
     )
 
 
 def node(cluster: Swarm, member: Member) -> Node:
-    return cluster.manager.state.nodes[member.node]
+    return cluster.manager.swarm.state.nodes[member.node]
 
 
 async def become(cluster: Swarm, member: Member, role: Role) -> None:
     before = node(cluster, member)
     spec = msgspec.structs.replace(before.spec, role=role)
-    await cluster.manager.update_node(before.id, before.meta.version, spec)
+    await cluster.manager.swarm.update_node(before.id, before.meta.version, spec)
 
 
 async def serve(cluster: Swarm, member: Member, address: str) -> None:
@@ -66,7 +66,7 @@ def serial(credentials: Credentials) -> str:
 
 
 def revoked(cluster: Swarm) -> set[str]:
-    return {certificate.serial for certificate in cluster.manager.cluster.revoked}
+    return {certificate.serial for certificate in cluster.manager.swarm.cluster.revoked}
 
 
 def given(cluster: Swarm, member: Member) -> set[str]:
@@ -75,7 +75,7 @@ def given(cluster: Swarm, member: Member) -> set[str]:
 
 def identity(cluster: Swarm, credentials: Credentials) -> Identity:
     shown = ssl.PEM_cert_to_DER_cert(credentials.certificate.partition("-----END")[0] + END)
-    return tls.identity(shown, cluster.manager.cluster.id)
+    return tls.identity(shown, cluster.manager.swarm.cluster.id)
 
 
 async def session(
@@ -219,13 +219,13 @@ def test_a_connection_with_logs_that_stands_ends_when_the_node_has_another_certi
             manager = await cluster.join("manager")
             await cluster.until(lambda: ready(cluster))
             demo = TaskSpec(container=ContainerSpec(image="demo"))
-            id = await cluster.manager.create_service(
+            id = await cluster.manager.swarm.create_service(
                 ServiceSpec(name="web", replicas=2, task=demo)
             )
             read: list[TaskLog] = []
 
             async def follow() -> None:
-                async for lines in cluster.manager.logs(LogsWanted(service=id, follow=True)):
+                async for lines in cluster.manager.swarm.logs(LogsWanted(service=id, follow=True)):
                     read.extend(lines)
 
             following = asyncio.create_task(follow())
@@ -234,7 +234,7 @@ def test_a_connection_with_logs_that_stands_ends_when_the_node_has_another_certi
             taking = asyncio.create_task(
                 cluster.manager.take_stream(source, manager.asked[0].subscription)
             )
-            tasks = cluster.manager.state.tasks.values()
+            tasks = cluster.manager.swarm.state.tasks.values()
             own = next(task.id for task in tasks if task.node == manager.node)
             await source.send(LogLines(((own, LogLine(1, 1, b"true")),)))
             await cluster.until(lambda: read)
@@ -326,7 +326,7 @@ def test_one_that_is_on_its_way_out_is_given_no_other() -> None:
             with pytest.raises(
                 FailedPrecondition, match="it is to be a worker and is a manager still"
             ):
-                cluster.manager._certificates.issue(cluster.manager.state, leaving, csr, "")
+                cluster.manager._certificates.issue(cluster.manager.swarm.state, leaving, csr, "")
 
     virtual_time.run(main())
 
@@ -341,7 +341,7 @@ def test_the_removed_are_strangers() -> None:
                 await become(cluster, member, "worker")
                 await cluster.until(lambda member=member: member.role == "worker")
                 stolen.append(member.credential_source.credentials)
-                await cluster.manager.remove_node(member.node, force=True)
+                await cluster.manager.swarm.remove_node(member.node, force=True)
                 for credentials in stolen:
                     assert "not part of the swarm" in await refusal(
                         await session(cluster, member, credentials)
@@ -371,7 +371,7 @@ def test_one_that_nobody_knows_is_known_when_it_was_shown() -> None:
             await cluster.until(lambda: given(cluster, manager) == {own})
             await manager.stop()
             await become(cluster, manager, "worker")
-            emptied = msgspec.structs.replace(cluster.manager.cluster, revoked=())
+            emptied = msgspec.structs.replace(cluster.manager.swarm.cluster, revoked=())
             await cluster.store.commit([Put(emptied)])
             manager.start()
             await cluster.until(lambda: revoked(cluster) == {own})

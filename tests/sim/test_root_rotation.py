@@ -17,9 +17,12 @@ def test_a_new_root_arrives_everywhere() -> None:
     async def main() -> None:
         async with swarm(virtual_time.clock, workers=4) as cluster:
             await cluster.until(lambda: ready(cluster))
-            old, tokens = cluster.manager.cluster.root_ca, cluster.manager.cluster.join_tokens
+            old, tokens = (
+                cluster.manager.swarm.cluster.root_ca,
+                cluster.manager.swarm.cluster.join_tokens,
+            )
             await rotate(cluster)
-            rotation = cluster.manager.cluster.rotation
+            rotation = cluster.manager.swarm.cluster.rotation
             assert rotation is not None
             late = await cluster.join()
             assert late.credential_source.credentials.root == old.certificate, (
@@ -31,8 +34,8 @@ def test_a_new_root_arrives_everywhere() -> None:
                 assert member.credential_source.credentials.root == new
                 assert member.changes[-1] == member.role
             assert {
-                cluster.manager.cluster.join_tokens.worker,
-                cluster.manager.cluster.join_tokens.manager,
+                cluster.manager.swarm.cluster.join_tokens.worker,
+                cluster.manager.swarm.cluster.join_tokens.manager,
             }.isdisjoint((tokens.worker, tokens.manager))
             await cluster.join()
             await cluster.until(lambda: settled(cluster, new))
@@ -48,10 +51,10 @@ def test_a_rotation_waits_for_who_is_away() -> None:
             await away.stop()
             await gone.stop()
             await rotate(cluster)
-            new = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
+            new = cluster.manager.swarm.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
             await asyncio.sleep(3600)
-            assert cluster.manager.cluster.rotation is not None
-            await cluster.manager.remove_node(gone.node, force=True)
+            assert cluster.manager.swarm.cluster.rotation is not None
+            await cluster.manager.swarm.remove_node(gone.node, force=True)
             away.start()
             await cluster.until(lambda: settled(cluster, new))
 
@@ -68,20 +71,21 @@ def test_one_that_has_the_certificate_and_not_yet_the_root() -> None:
             late = cluster.members[1]
             old = late.credential_source.credentials.root
             await rotate(cluster)
-            second = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
+            second = cluster.manager.swarm.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
             await cluster.until(
                 lambda: (
-                    cluster.manager.state.nodes[late.node].certificate.issuer == signer_id(second)
+                    cluster.manager.swarm.state.nodes[late.node].certificate.issuer
+                    == signer_id(second)
                 )
             )
             await late.stop()
-            await cluster.until(lambda: cluster.manager.cluster.rotation is None)
+            await cluster.until(lambda: cluster.manager.swarm.cluster.rotation is None)
             assert late.credential_source.credentials.root == old
             await cluster.until(
                 lambda: cluster.founder.credential_source.credentials.root == second
             )
             await rotate(cluster)
-            third = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
+            third = cluster.manager.swarm.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
             await cluster.until(
                 lambda: (
                     issuer_id(cluster.founder.credential_source.credentials.certificate)
@@ -89,7 +93,7 @@ def test_one_that_has_the_certificate_and_not_yet_the_root() -> None:
                 )
             )
             await asyncio.sleep(600)
-            assert cluster.manager.cluster.rotation is not None
+            assert cluster.manager.swarm.cluster.rotation is not None
             verify(
                 cluster.founder.credential_source.credentials.certificate, old, virtual_time.clock()
             )
@@ -106,7 +110,7 @@ def test_a_rotation_in_place_of_another() -> None:
             away = cluster.members[1]
             await away.stop()
             await rotate(cluster)
-            given_up = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
+            given_up = cluster.manager.swarm.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
             await cluster.until(
                 lambda: (
                     issuer_id(cluster.founder.credential_source.credentials.certificate)
@@ -114,13 +118,15 @@ def test_a_rotation_in_place_of_another() -> None:
                 )
             )
             await rotate(cluster)
-            new = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
+            new = cluster.manager.swarm.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
             assert new != given_up
             away.start()
             await cluster.until(lambda: settled(cluster, new))
             given = authority.root(authority.make_key(cluster.entropy), virtual_time.clock(), 7)
-            now = cluster.manager.cluster
-            await cluster.manager.update_cluster(now.meta.version, now.spec, False, False, given)
+            now = cluster.manager.swarm.cluster
+            await cluster.manager.swarm.update_cluster(
+                now.meta.version, now.spec, False, False, given
+            )
             await cluster.until(lambda: settled(cluster, given.certificate))
 
     virtual_time.run(main())
@@ -130,7 +136,7 @@ def test_to_bring_the_present_root_ends_a_rotation() -> None:
     async def main() -> None:
         async with swarm(virtual_time.clock, workers=2) as cluster:
             await cluster.until(lambda: ready(cluster))
-            away, root = cluster.members[1], cluster.manager.cluster.root_ca
+            away, root = cluster.members[1], cluster.manager.swarm.cluster.root_ca
             await away.stop()
             await rotate(cluster)
             await cluster.until(
@@ -139,8 +145,10 @@ def test_to_bring_the_present_root_ends_a_rotation() -> None:
                     != signer_id(root.certificate)
                 )
             )
-            now = cluster.manager.cluster
-            await cluster.manager.update_cluster(now.meta.version, now.spec, False, False, root)
+            now = cluster.manager.swarm.cluster
+            await cluster.manager.swarm.update_cluster(
+                now.meta.version, now.spec, False, False, root
+            )
             away.start()
             await cluster.until(lambda: settled(cluster, root.certificate))
 
@@ -198,17 +206,19 @@ def test_a_root_is_replaced_under_running_sessions() -> None:
     never heard of its root."""
 
     async def test(cluster: Swarm) -> None:
-        late, first = cluster.members[1], cluster.manager.cluster.root_ca.certificate
+        late, first = cluster.members[1], cluster.manager.swarm.cluster.root_ca.certificate
         await rotate(cluster)
-        second = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
+        second = cluster.manager.swarm.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
         await cluster.until(
-            lambda: cluster.manager.state.nodes[late.node].certificate.issuer == signer_id(second)
+            lambda: (
+                cluster.manager.swarm.state.nodes[late.node].certificate.issuer == signer_id(second)
+            )
         )
         await late.stop()
         await cluster.until(lambda: cluster.founder.credential_source.credentials.root == second)
         assert late.credential_source.credentials.root == first
         await rotate(cluster)
-        third = cluster.manager.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
+        third = cluster.manager.swarm.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
         await cluster.until(
             lambda: (
                 issuer_id(cluster.founder.credential_source.credentials.certificate)
@@ -225,8 +235,8 @@ def test_a_root_is_replaced_under_running_sessions() -> None:
 def test_a_brought_root_under_running_sessions() -> None:
     async def test(cluster: Swarm) -> None:
         given = authority.root(authority.make_key(cluster.entropy), time.time_ns(), 7)
-        now = cluster.manager.cluster
-        await cluster.manager.update_cluster(now.meta.version, now.spec, False, False, given)
+        now = cluster.manager.swarm.cluster
+        await cluster.manager.swarm.update_cluster(now.meta.version, now.spec, False, False, given)
         await cluster.until(lambda: settled(cluster, given.certificate))
         await cluster.join()
         await cluster.until(lambda: ready(cluster))

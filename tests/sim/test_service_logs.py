@@ -44,7 +44,7 @@ async def service(cluster: SimCluster, replicas: int, name: str = "web") -> Serv
     spec = ServiceSpec(
         name=name, replicas=replicas, task=TaskSpec(container=ContainerSpec(image="demo"))
     )
-    id = await cluster.ask(lambda manager: manager.create_service(spec))
+    id = await cluster.ask(lambda manager: manager.swarm.create_service(spec))
     await cluster.settle(60)
     for task in cluster.state.tasks_of(id):
         say(cluster, task, "out\n")
@@ -78,7 +78,7 @@ def told(logs: list[TaskLog]) -> list[tuple[TaskId, int, str]]:
 
 
 async def read(manager: Manager, wanted: LogsWanted) -> list[TaskLog]:
-    async with aclosing(manager.logs(wanted)) as logs:
+    async with aclosing(manager.swarm.logs(wanted)) as logs:
         return [log async for lines in logs for log in lines]
 
 
@@ -88,7 +88,7 @@ class Follower:
     def __init__(self, manager: Manager, wanted: LogsWanted) -> None:
         self.lines: list[TaskLog] = []
         self.error = ""
-        self._logs = manager.logs(wanted)
+        self._logs = manager.swarm.logs(wanted)
         self.task = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
@@ -152,7 +152,9 @@ def test_what_is_followed_is_followed_to_tasks_that_come_later_and_to_the_servic
         await cluster.until(lambda: told(follower.lines) == [(first, 2, "err\n")], 10)
         current = cluster.state.services[id]
         grown = ServiceSpec(name="web", replicas=6, task=current.spec.task)
-        await cluster.ask(lambda manager: manager.update_service(id, current.meta.version, grown))
+        await cluster.ask(
+            lambda manager: manager.swarm.update_service(id, current.meta.version, grown)
+        )
         await cluster.settle(30)
         for task in cluster.state.tasks_of(id):
             say(cluster, task, "one")
@@ -166,7 +168,7 @@ def test_what_is_followed_is_followed_to_tasks_that_come_later_and_to_the_servic
         await cluster.until(
             lambda: told(follower.lines) == sorted([(first, 2, "err\n"), *expected]), 10
         )
-        await cluster.ask(lambda manager: manager.remove_service(id))
+        await cluster.ask(lambda manager: manager.swarm.remove_service(id))
         await cluster.until(follower.task.done, 60)
         assert follower.error == ""
 
@@ -188,7 +190,7 @@ def test_a_node_that_is_down_is_named_and_the_others_are_shown(tmp_path: Path) -
         seen: list[TaskLog] = []
         with pytest.raises(Unavailable) as missing:
             async with aclosing(
-                manager_of(cluster, "node1").logs(LogsWanted(service=id, stderr=False))
+                manager_of(cluster, "node1").swarm.logs(LogsWanted(service=id, stderr=False))
             ) as logs:
                 async for lines in logs:
                     seen += lines
@@ -216,7 +218,7 @@ def test_a_node_that_falls_silent_in_the_middle_is_named(tmp_path: Path) -> None
         ):
             async with (
                 asyncio.timeout(300),
-                aclosing(manager_of(cluster, "node1").logs(LogsWanted(service=id))) as logs,
+                aclosing(manager_of(cluster, "node1").swarm.logs(LogsWanted(service=id))) as logs,
             ):
                 while not any(log.node == lost.node for log in seen):
                     seen += await anext(logs)
@@ -236,7 +238,7 @@ def test_a_task_that_has_no_node_is_named(tmp_path: Path) -> None:
         nowhere = Placement(constraints=("node.hostname==nowhere",))
         placed = TaskSpec(container=ContainerSpec(image="demo"), placement=nowhere)
         id = await cluster.ask(
-            lambda m: m.create_service(ServiceSpec(name="stuck", replicas=1, task=placed))
+            lambda m: m.swarm.create_service(ServiceSpec(name="stuck", replicas=1, task=placed))
         )
         await cluster.until(lambda: cluster.state.tasks_of(id), 10)
         (task,) = cluster.state.tasks_of(id)
@@ -311,7 +313,7 @@ def test_who_does_not_read_stops_the_agents_and_nothing_else(tmp_path: Path) -> 
         for task in cluster.state.tasks_of(id):
             for _ in range(400):
                 say(cluster, task, "x" * 9999 + "\n")
-        logs = manager_of(cluster, "node1").logs(LogsWanted(service=id))
+        logs = manager_of(cluster, "node1").swarm.logs(LogsWanted(service=id))
         read = [*await anext(logs)]
         await asyncio.sleep(120)
         opened = [connection for host in cluster.hosts.values() for connection in host.published]
@@ -373,7 +375,7 @@ def test_logs_of_tasks_that_have_ended(tmp_path: Path) -> None:
         assert any(
             container.state == ContainerState.EXITED for container in host.runtime.containers()
         )
-        await cluster.ask(lambda manager: manager.remove_service(id))
+        await cluster.ask(lambda manager: manager.swarm.remove_service(id))
         await cluster.until(
             lambda: not any(each.runtime.containers() for each in cluster.hosts.values()), 30
         )
@@ -389,7 +391,7 @@ async def member_swarm(directory: Path, workers: int) -> list[Host]:
     hosts = [Host(directory, number, None) for number in range(31, 32 + workers)]
     await hosts[0].init()
     for host in hosts[1:]:
-        await host.join(hosts[0].listen, hosts[0].manager.cluster.join_tokens.worker)
+        await host.join(hosts[0].listen, hosts[0].manager.swarm.cluster.join_tokens.worker)
     return hosts
 
 
@@ -397,10 +399,13 @@ async def everywhere(hosts: list[Host]) -> ServiceId:
     """A service with a task on each."""
     manager = hosts[0].manager
     task = TaskSpec(container=ContainerSpec(image="demo"), host_network=True)
-    id = await manager.create_service(ServiceSpec(name="web", replicas=None, task=task))
+    id = await manager.swarm.create_service(ServiceSpec(name="web", replicas=None, task=task))
     await until(
         lambda: (
-            sum(task.state is TaskState.RUNNING for task in manager.state.tasks_of(id).values())
+            sum(
+                task.state is TaskState.RUNNING
+                for task in manager.swarm.state.tasks_of(id).values()
+            )
             == len(hosts)
         )
     )
@@ -422,7 +427,7 @@ def test_over_tls(tmp_path: Path, loop: Callable[[], asyncio.AbstractEventLoop])
             await until(lambda: len(follower.lines) == 3)
             logs = await read(hosts[0].manager, LogsWanted(service=id))
             assert told(logs) == sorted(
-                (task, 1, "out\n") for task in hosts[0].manager.state.tasks_of(id)
+                (task, 1, "out\n") for task in hosts[0].manager.swarm.state.tasks_of(id)
             )
             await hosts[2].stop()
             await hosts[2].resume()
@@ -475,7 +480,7 @@ def test_over_tls_a_reader_that_stops_stops_the_agents(
             for host in hosts:
                 assert host.runtime.running()
                 host.runtime.__class__ = Talkative
-            logs = hosts[0].manager.logs(LogsWanted(service=id, follow=True))
+            logs = hosts[0].manager.swarm.logs(LogsWanted(service=id, follow=True))
             await anext(logs)
             before, quiet = -1, 0
             while quiet < 20:

@@ -36,7 +36,7 @@ def test_a_loud_container_leaves_room_for_the_lines_of_others(tmp_path: Path, wo
         spec = ServiceSpec(
             name="web", replicas=2, task=TaskSpec(container=ContainerSpec(image="demo"))
         )
-        id = await cluster.ask(lambda manager: manager.create_service(spec))
+        id = await cluster.ask(lambda manager: manager.swarm.create_service(spec))
         await cluster.settle(60)
         tasks = cluster.state.tasks_of(id)
         assert [task.state for task in tasks.values()] == [TaskState.RUNNING] * 2
@@ -45,7 +45,7 @@ def test_a_loud_container_leaves_room_for_the_lines_of_others(tmp_path: Path, wo
         say(cluster, loud, 5000, "!")
         manager = cluster.hosts["node1"].manager
         assert manager is not None
-        async with aclosing(manager.logs(LogsWanted(service=id, follow=True))) as logs:
+        async with aclosing(manager.swarm.logs(LogsWanted(service=id, follow=True))) as logs:
             before = len(await anext(logs))
             await asyncio.sleep(10)
             say(cluster, quiet, 100, ".")

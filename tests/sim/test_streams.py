@@ -63,13 +63,15 @@ def take_vxlan(kernel: FakeKernel) -> None:
 
 async def service(cluster: SimCluster, replicas: int | None) -> ServiceId:
     """On a network of its own, beside the ingress network; global if there is no number."""
-    network = await cluster.ask(lambda manager: manager.create_network(NetworkSpec(name="net")))
+    network = await cluster.ask(
+        lambda manager: manager.swarm.create_network(NetworkSpec(name="net"))
+    )
     task = TaskSpec(
         container=ContainerSpec(image="demo"),
         networks=(NetworkAttachmentSpec(NetworkId(network.id)),),
     )
     return await cluster.ask(
-        lambda manager: manager.create_service(
+        lambda manager: manager.swarm.create_service(
             ServiceSpec(name="web", replicas=replicas, task=task)
         )
     )
@@ -175,7 +177,9 @@ def test_a_stream_follows_its_targets(tmp_path: Path) -> None:
         async def drain(id: NodeId) -> None:
             node = cluster.state.nodes[id]
             drained = msgspec.structs.replace(node.spec, availability="drain")
-            await cluster.ask(lambda manager: manager.update_node(id, node.meta.version, drained))
+            await cluster.ask(
+                lambda manager: manager.swarm.update_node(id, node.meta.version, drained)
+            )
 
         follower = Follower(manager_of(cluster, "node1"), Active())
         await cluster.until(lambda: follower.of(leaving) == ["state", "ended"], 10)
@@ -215,7 +219,7 @@ def test_over_tls(tmp_path: Path) -> None:
         hosts = [Host(tmp_path, number, None) for number in (41, 42)]
         try:
             await hosts[0].init()
-            await hosts[1].join(hosts[0].listen, hosts[0].manager.cluster.join_tokens.worker)
+            await hosts[1].join(hosts[0].listen, hosts[0].manager.swarm.cluster.join_tokens.worker)
             await until(lambda: all(host.up.agent.uplink.connected for host in hosts))
             nodes = [host.up.member.node for host in hosts]
             found = await engine_states(hosts[0].manager.streams, nodes)

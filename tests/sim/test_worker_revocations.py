@@ -80,7 +80,7 @@ class Captor:
 
 @asynccontextmanager
 async def captor(host: Host, founder: Host) -> AsyncIterator[Captor]:
-    cluster, key = founder.manager.cluster, authority.make_key(os.urandom)
+    cluster, key = founder.manager.swarm.cluster, authority.make_key(os.urandom)
     content = authority.NodeCertificate(
         node=NodeId("captor"),
         role="manager",
@@ -101,7 +101,7 @@ async def captor(host: Host, founder: Host) -> AsyncIterator[Captor]:
 
 
 async def revoke(founder: Host) -> None:
-    cluster = founder.manager.cluster
+    cluster = founder.manager.swarm.cluster
     certificate = ManagerCertificate(FORMER, time.time_ns() + HOUR)
     after = msgspec.structs.replace(cluster, revoked=(*cluster.revoked, certificate))
     await founder.manager._store.commit([Put(after)])
@@ -122,7 +122,7 @@ def play(
         founder, worker = (Host(directory, number, None) for number in (51, 52))
         try:
             await founder.init()
-            await worker.join(founder.listen, founder.manager.cluster.join_tokens.worker)
+            await worker.join(founder.listen, founder.manager.swarm.cluster.join_tokens.worker)
             await until(lambda: worker.up.agent.uplink.connected)
             async with captor(worker, founder) as former:
                 await scene(founder, worker, former)
@@ -187,7 +187,7 @@ def test_a_worker_that_is_held_asks_another_manager_and_gets_away(
             await sink.close()
         await until(lambda: former.held == [] and not former.reads)
         assert await refuses(worker, former)
-        assert worker.up.member.node in founder.manager.state.nodes
+        assert worker.up.member.node in founder.manager.swarm.state.nodes
 
     play(tmp_path, loop, scene)
 
@@ -197,8 +197,8 @@ def test_only_nodes_of_the_swarm_are_told(tmp_path: Path) -> None:
         await revoke(founder)
         ask = RevocationClient(worker.up._credential_source, none_known)
         assert [each.serial for each in await ask(founder.listen)] == [FORMER]
-        node = founder.manager.state.nodes[worker.up.member.node]
-        await founder.manager.remove_node(node.id, force=True)
+        node = founder.manager.swarm.state.nodes[worker.up.member.node]
+        await founder.manager.swarm.remove_node(node.id, force=True)
         with pytest.raises(Forbidden, match="is not part of the swarm"):
             await ask(founder.listen)
 

@@ -2,7 +2,7 @@
 go wrong.
 
     async with SimCluster.of(directory, managers=3, workers=2, seed=7) as cluster:
-        id = await cluster.ask(lambda manager: manager.create_service(spec))
+        id = await cluster.ask(lambda manager: manager.swarm.create_service(spec))
         cluster.isolate("node2")
         await cluster.hosts["node3"].kill()
         ...
@@ -161,7 +161,7 @@ class SimCluster:
         csr = authority.request(key)
 
         async def admitted(manager: Manager) -> Any:
-            tokens = manager.cluster.join_tokens
+            tokens = manager.swarm.cluster.join_tokens
             token = tokens.manager if role == "manager" else tokens.worker
             request = AdmissionRequest(
                 token=token,

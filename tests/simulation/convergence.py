@@ -48,9 +48,9 @@ def _managers(state: ClusterState, hosts: Sequence[SimHost]) -> Iterator[str]:
         if host.manager is None:
             yield f"{host.name} does not manage"
             continue
-        if {obj.id: obj for obj in host.manager.state.objects()} != wanted:
+        if {obj.id: obj for obj in host.manager.swarm.state.objects()} != wanted:
             yield f"{host.name} has another state"
-        leaders.add(host.manager.leadership_status.leader)
+        leaders.add(host.manager.swarm.leadership_status.leader)
     if len(leaders) != 1 or None in leaders:
         yield f"leaders are {leaders}"
 

@@ -43,7 +43,7 @@ class Ledger:
     async def create_service(self, spec: ServiceSpec, networks: tuple[str, ...]) -> None:
         def plan(manager: Manager) -> Requirements:
             wanted = _attached(manager, spec, networks)
-            return Requirements(wanted, lambda: manager.create_service(wanted))
+            return Requirements(wanted, lambda: manager.swarm.create_service(wanted))
 
         await self._attempt(("service", spec.name), plan)
 
@@ -53,7 +53,9 @@ class Ledger:
             spec = change(service.spec)
             return Requirements(
                 spec,
-                lambda: manager.update_service(ServiceId(service.id), service.meta.version, spec),
+                lambda: manager.swarm.update_service(
+                    ServiceId(service.id), service.meta.version, spec
+                ),
             )
 
         await self._attempt(("service", name), plan)
@@ -61,42 +63,44 @@ class Ledger:
     async def remove_service(self, name: str) -> None:
         def plan(manager: Manager) -> Requirements:
             service = _service(manager, name)
-            return Requirements(None, lambda: manager.remove_service(ServiceId(service.id)))
+            return Requirements(None, lambda: manager.swarm.remove_service(ServiceId(service.id)))
 
         await self._attempt(("service", name), plan)
 
     async def create_network(self, spec: NetworkSpec) -> None:
         await self._attempt(
             ("network", spec.name),
-            lambda manager: Requirements(spec, lambda: manager.create_network(spec)),
+            lambda manager: Requirements(spec, lambda: manager.swarm.create_network(spec)),
         )
 
     async def remove_network(self, name: str) -> None:
         def plan(manager: Manager) -> Requirements:
             network = _network(manager, name)
-            return Requirements(None, lambda: manager.remove_network(NetworkId(network.id)))
+            return Requirements(None, lambda: manager.swarm.remove_network(NetworkId(network.id)))
 
         await self._attempt(("network", name), plan)
 
     async def make_available(self, node: NodeId, availability: Availability) -> None:
         def plan(manager: Manager) -> Requirements:
-            found = manager.state.nodes.get(node)
+            found = manager.swarm.state.nodes.get(node)
             if found is None:
                 raise NotFound(f"node {node} not found")
             spec = msgspec.structs.replace(found.spec, availability=availability)
             return Requirements(
-                availability, lambda: manager.update_node(node, found.meta.version, spec)
+                availability, lambda: manager.swarm.update_node(node, found.meta.version, spec)
             )
 
         await self._attempt(("node", node), plan, "active")
 
     async def give_role(self, node: NodeId, role: Role) -> None:
         def plan(manager: Manager) -> Requirements:
-            found = manager.state.nodes.get(node)
+            found = manager.swarm.state.nodes.get(node)
             if found is None:
                 raise NotFound(f"node {node} not found")
             spec = msgspec.structs.replace(found.spec, role=role)
-            return Requirements(role, lambda: manager.update_node(node, found.meta.version, spec))
+            return Requirements(
+                role, lambda: manager.swarm.update_node(node, found.meta.version, spec)
+            )
 
         await self._attempt(("role", node), plan, self._cluster.state.nodes[node].spec.role)
 
@@ -104,7 +108,7 @@ class Ledger:
         """Whether it is gone."""
         await self._attempt(
             ("node", node),
-            lambda manager: Requirements(None, lambda: manager.remove_node(node, True)),
+            lambda manager: Requirements(None, lambda: manager.swarm.remove_node(node, True)),
             "active",
         )
         return node not in self._cluster.state.nodes
@@ -157,7 +161,7 @@ class Ledger:
 
 
 def _attached(manager: Manager, spec: ServiceSpec, networks: tuple[str, ...]) -> ServiceSpec:
-    found = [manager.state.named("network", name) for name in networks]
+    found = [manager.swarm.state.named("network", name) for name in networks]
     attached = tuple(
         NetworkAttachmentSpec(NetworkId(network.id)) for network in found if network is not None
     )
@@ -165,14 +169,14 @@ def _attached(manager: Manager, spec: ServiceSpec, networks: tuple[str, ...]) ->
 
 
 def _service(manager: Manager, name: str) -> Service:
-    found = manager.state.named("service", name)
+    found = manager.swarm.state.named("service", name)
     if not isinstance(found, Service):
         raise NotFound(f"service {name} not found")
     return found
 
 
 def _network(manager: Manager, name: str) -> Network:
-    found = manager.state.named("network", name)
+    found = manager.swarm.state.named("network", name)
     if not isinstance(found, Network):
         raise NotFound(f"network {name} not found")
     return found

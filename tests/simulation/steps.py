@@ -208,7 +208,7 @@ class Play:
                 await self._give_role(number, role)
             case RotateKeys():
                 with suppress(WeftError):
-                    await self.cluster.ask(lambda manager: manager.rotate_keys())
+                    await self.cluster.ask(lambda manager: manager.swarm.rotate_keys())
             case RotateRoot():
                 with suppress(WeftError):
                     await self.cluster.ask(rotated_root)
@@ -356,9 +356,9 @@ async def later(seconds: float, remedy: Callable[[], None]) -> None:
 
 
 async def rotated_root(manager: Manager) -> None:
-    cluster = manager.cluster
+    cluster = manager.swarm.cluster
     spec = msgspec.structs.replace(cluster.spec, force_rotate=cluster.spec.force_rotate + 1)
-    await manager.update_cluster(cluster.meta.version, spec, False, False)
+    await manager.swarm.update_cluster(cluster.meta.version, spec, False, False)
 
 
 def _spec(name: str, step: CreateService) -> ServiceSpec:

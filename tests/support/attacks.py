@@ -79,7 +79,7 @@ def made(
     begin: int = 0,
 ) -> Credentials:
     """Credentials of the swarm, but for what is said."""
-    own = target.manager.cluster
+    own = target.manager.swarm.cluster
     key = authority.make_key(os.urandom)
     certificate = authority.issue(
         root or own.root_ca,
@@ -135,7 +135,7 @@ def logs_of(member: Member) -> PublishRequest:
 
 async def got(target: Swarm, path: str) -> tuple[int, str]:
     """By somebody without a certificate."""
-    context = tls.client_context(target.manager.cluster.root_ca.certificate)
+    context = tls.client_context(target.manager.swarm.cluster.root_ca.certificate)
     async with aiohttp.ClientSession() as http:
         async with http.get(
             f"https://{target.address}{path}", ssl=context, server_hostname=tls.MANAGER_NAME
@@ -145,7 +145,7 @@ async def got(target: Swarm, path: str) -> tuple[int, str]:
 
 async def posted(target: Swarm, path: str, body: bytes | AsyncIterator[bytes]) -> tuple[int, str]:
     """By somebody without a certificate."""
-    context = tls.client_context(target.manager.cluster.root_ca.certificate)
+    context = tls.client_context(target.manager.swarm.cluster.root_ca.certificate)
     async with aiohttp.ClientSession() as http:
         url = f"https://{target.address}{path}"
         async with http.post(

@@ -130,7 +130,7 @@ class Swarm:
         """As `client.join` does it, on the way that a session takes as well."""
         key = authority.make_key(self.entropy)
         address = IPv4Address("127.0.0.1") + next(self._numbers)
-        token = getattr(self.manager.cluster.join_tokens, role)
+        token = getattr(self.manager.swarm.cluster.join_tokens, role)
         admitted = await self.manager.admit(
             AdmissionRequest(
                 token=token,
@@ -162,7 +162,7 @@ class Swarm:
         shown = ssl.PEM_cert_to_DER_cert(
             member.credential_source.credentials.certificate.partition("-----END")[0] + END
         )
-        peer = tls.identity(shown, self.manager.cluster.id)
+        peer = tls.identity(shown, self.manager.swarm.cluster.id)
         ours, theirs = session_pair(peer, str(member.address))
 
         async def serve() -> None:
@@ -184,7 +184,7 @@ class Swarm:
         self, limits: Limits = LIMITS, host: str = "127.0.0.1"
     ) -> AsyncIterator[SessionServer]:
         server = SessionServer(
-            self.manager, self.manager.cluster.id, self.founder.credential_source, limits
+            self.manager, self.manager.swarm.cluster.id, self.founder.credential_source, limits
         )
         self.address = f"{host}:{free_port()}"
         await server.start(self.address)
@@ -255,22 +255,22 @@ def free_port() -> int:
 
 def ready(swarm: Swarm) -> bool:
     return all(m.uplink.connected for m in swarm.members) and all(
-        node.status.state is NodeState.READY for node in swarm.manager.state.nodes.values()
+        node.status.state is NodeState.READY for node in swarm.manager.swarm.state.nodes.values()
     )
 
 
 async def rotate(swarm: Swarm) -> None:
-    cluster = swarm.manager.cluster
+    cluster = swarm.manager.swarm.cluster
     spec = msgspec.structs.replace(cluster.spec, force_rotate=cluster.spec.force_rotate + 1)
-    await swarm.manager.update_cluster(cluster.meta.version, spec, False, False)
+    await swarm.manager.swarm.update_cluster(cluster.meta.version, spec, False, False)
 
 
 def settled(swarm: Swarm, root: str) -> bool:
     """Every node has a certificate of this root and trusts it, and the manager knows."""
-    cluster = swarm.manager.cluster
+    cluster = swarm.manager.swarm.cluster
     shown = {
         (node.certificate.issuer, node.certificate.trusted)
-        for node in swarm.manager.state.nodes.values()
+        for node in swarm.manager.swarm.state.nodes.values()
     }
     return (
         cluster.rotation is None

@@ -65,7 +65,7 @@ class Swarm:
         number = len(self.agents)
         hostname, address = f"node{number + 2}", IPv4Address("10.59.72.12") + number
         identity = await admitted(
-            self.manager, self.manager.cluster.join_tokens.worker, hostname, address
+            self.manager, self.manager.swarm.cluster.join_tokens.worker, hostname, address
         )
         agent = FakeAgent(
             self.manager, identity, hostname, address, virtual_time.clock, behaviour, routes
@@ -84,8 +84,10 @@ class Swarm:
         await asyncio.wait([self.sessions[number]])
 
     def tasks(self, service: str) -> list[Task]:
-        found = self.manager.state.named("service", service)
-        return list(self.manager.state.tasks_of(ServiceId(found.id)).values()) if found else []
+        found = self.manager.swarm.state.named("service", service)
+        return (
+            list(self.manager.swarm.state.tasks_of(ServiceId(found.id)).values()) if found else []
+        )
 
     def running(self, service: str) -> list[Task]:
         return [
@@ -123,7 +125,7 @@ async def swarm_of(size: int) -> AsyncIterator[Swarm]:
     async with Manager(
         node.id, store, SoleLeader(node.id), ports_of(entropy, authority)
     ) as manager:
-        await manager.update_node(
+        await manager.swarm.update_node(
             node.id, node.meta.version, msgspec.structs.replace(node.spec, availability="drain")
         )
         swarm = Swarm(store, manager)
@@ -131,10 +133,13 @@ async def swarm_of(size: int) -> AsyncIterator[Swarm]:
             await swarm.join()
         await swarm.until(
             lambda: all(
-                manager.state.nodes[a.node].status.state is NodeState.READY for a in swarm.agents
+                manager.swarm.state.nodes[a.node].status.state is NodeState.READY
+                for a in swarm.agents
             )
         )
-        await swarm.until(lambda: manager.state.ingress and manager.state.ingress.segments)
+        await swarm.until(
+            lambda: manager.swarm.state.ingress and manager.swarm.state.ingress.segments
+        )
         yield swarm
         for session in swarm.sessions:
             session.cancel()

@@ -112,7 +112,7 @@ class Host:
 
     def leads(self) -> bool:
         manager = self.up.manager
-        return manager is not None and manager.leadership_status.leader == self.up.member.node
+        return manager is not None and manager.swarm.leadership_status.leader == self.up.member.node
 
 
 async def until(condition: Callable[..., object | Awaitable[object]], seconds: float = 30) -> None:

@@ -88,15 +88,15 @@ class WholeNode(HostNode):
 
     @property
     def manager(self) -> Manager:
-        swarm = self.swarm()
-        assert isinstance(swarm, Manager)
-        return swarm
+        assert self._member is not None
+        assert self._member.manager is not None
+        return self._member.manager
 
     async def until(self, condition: Callable[[ClusterState], bool]) -> None:
         """Returns when it is true of the swarm's state."""
         changes = self.manager._store.subscribe(KINDS)
         try:
-            while not condition(self.manager.state):
+            while not condition(self.manager.swarm.state):
                 await changes.next()
         finally:
             changes.close()
@@ -119,7 +119,7 @@ class WholeNode(HostNode):
     async def until_started(self, name: str) -> list[Task]:
         """Returns as many tasks as the service wants, which have run or still run."""
         await self.until(lambda state: len(_started(state, name)) >= _wanted(state, name))
-        return _started(self.manager.state, name)
+        return _started(self.manager.swarm.state, name)
 
 
 def asked_for(state: ClusterState) -> dict[str, object]:

@@ -148,7 +148,7 @@ class HostNode:
             if found.state in ("error", "locked"):
                 raise Unavailable(found.error)
             raise Unavailable((found.error or NO_MAJORITY) if found.is_manager else WORKER)
-        return self._member.manager
+        return self._member.manager.swarm
 
     async def init(self, request: InitRequest) -> NodeId:
         async with self._changing:
@@ -213,7 +213,8 @@ class HostNode:
             if member.is_locked and not force:
                 raise Unavailable(LOCKED_LEAVING)
             if member.is_manager and not force:
-                raise Unavailable(LEAVING_MANAGER + _what_leaving_means(member.manager))
+                swarm = member.manager.swarm if member.manager is not None else None
+                raise Unavailable(LEAVING_MANAGER + _what_leaving_means(swarm))
             self._member = None
             try:
                 await member.leave(force)
@@ -268,12 +269,12 @@ class HostNode:
         return self.engine.events.listen(since, until)
 
 
-def _what_leaving_means(manager: Swarm | None) -> str:
+def _what_leaving_means(swarm: Swarm | None) -> str:
     """The warning to a manager that leaves without having been demoted."""
-    if manager is None:
+    if swarm is None:
         return "Doing so may lose the consensus of your cluster. " + ONLY_WAY
-    managers = [node.id for node in manager.state.nodes.values() if node.manager_address]
-    reachable = len(manager.leadership_status.present.intersection(managers))
+    managers = [node.id for node in swarm.state.nodes.values() if node.manager_address]
+    reachable = len(swarm.leadership_status.present.intersection(managers))
     if len(managers) <= 1:
         return LAST_MANAGER
     if 2 * (reachable - 1) <= len(managers):

@@ -109,7 +109,7 @@ class HostParts:
             await self.stop()
             self.begin(await opening.open_shared(self._host, alone_from_now_on=True))
         assert self.running is not None
-        self._memory.know_epoch(self.running.manager.cluster.epoch)
+        self._memory.know_epoch(self.running.manager.epoch)
 
     async def changed(self) -> None:
         """See `membership.ManagerParts`."""

@@ -42,7 +42,7 @@ from weft.manager.manager import Manager
 from weft.manager.members import ALONE, Refuse, no_door
 from weft.manager.ports import HostSettings, ManagerPorts
 from weft.model.ids import ClusterId, NodeId
-from weft.model.state import ClusterState
+from weft.model.state import ClusterState, cluster_of
 from weft.session.client import EpochClient
 from weft.session.identity import Credentials, Member
 from weft.session.sealing_keys import SealingKeyClient
@@ -252,7 +252,7 @@ async def move_store(host: ManagerHost, running: RunningManager) -> None:
     etcd = host.etcd()
     try:
         await etcd.wipe()
-        etcd.refuse(certificate.serial for certificate in running.manager.cluster.revoked)
+        etcd.refuse(certificate.serial for certificate in cluster_of(running.store.state).revoked)
         await etcd.start()
         await etcd.ready()
         kv = etcd.client()

@@ -215,7 +215,7 @@ class SwarmNode:
         try:
             await swarm._parts.found(store)
             if request.spec.auto_lock and swarm.manager is not None:
-                await swarm.manager.begin_autolock()
+                await swarm.manager.swarm.begin_autolock()
         except BaseException:
             await swarm.close()
             await undo(identity, environment.external_etcd if created else None)
@@ -450,7 +450,7 @@ class SwarmNode:
 
     async def _pump_events(self, manager: Manager) -> None:
         with contextlib.suppress(Unavailable):
-            async for event in manager.events():
+            async for event in manager.swarm.events():
                 self._environment.engine.events.add(event)
 
     # --- managers

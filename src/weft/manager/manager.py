@@ -1,53 +1,39 @@
 """A manager: all that one process needs to run a swarm whose state is in the store (`bootstrap.py`
 makes the first state).
 
-    api/      ──▶ Swarm operations (services.py, networks.py, nodes.py, cluster.py) ──▶ store
-    store     ──▶ control loops: orchestrator, allocator, scheduler, liveness       ──▶ store
-    store     ──▶ dispatcher ──▶ sessions of the agents ──▶ statuses                ──▶ store
+    api/      ──▶ `swarm.py`, requests of users                                ──▶ store
+    store     ──▶ control loops: orchestrator, allocator, scheduler, liveness  ──▶ store
+    store     ──▶ dispatcher ──▶ sessions of the agents ──▶ statuses           ──▶ store
 
-The parts know the store and not each other. The API sees `Manager` as `api.backend.Swarm`, the
-session listener sees it as `session.base.Manager`."""
+The parts know the store and not each other. The session listener sees `Manager` as
+`session.base.Manager`; the API sees `Manager.swarm` as `api.backend.Swarm`."""
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from typing import Literal
 
-from weft.control import keys
-from weft.control.requests import cluster, nodes, services
-from weft.control.requests import networks as network_requests
+from weft.control.requests import nodes
 from weft.errors import Unavailable
-from weft.manager import admission, data, networks
+from weft.manager import admission
 from weft.manager.autolock import Autolock
 from weft.manager.broker import StreamBroker
 from weft.manager.certificates import Certificates, known_manager, known_peer
 from weft.manager.dispatch import Dispatcher, SessionParts, manager_addresses
-from weft.manager.events import node_events
 from weft.manager.incoming import checked
 from weft.manager.leader import Leader
 from weft.manager.liveness import Liveness
-from weft.manager.logs import read_logs
 from weft.manager.loops import ControlLoop, whole
 from weft.manager.members import Membership
 from weft.manager.ports import HostSettings, ManagerPorts
 from weft.manager.registry_auths import RegistryAuths
 from weft.manager.statuses import StatusWriter
 from weft.manager.suspicion import Suspicion
+from weft.manager.swarm import Swarm, SwarmParts
 from weft.manager.transaction import transact
 from weft.manager.vault import Vault
-from weft.model.cluster import Cluster, ClusterSpec, RootCa
-from weft.model.container import NodeEvent
-from weft.model.ids import SWARM_ID_BYTES, NetworkId, NodeId, ServiceId, swarm_id
-from weft.model.leadership_status import LeadershipStatus
-from weft.model.logs import LogsWanted, TaskLog
+from weft.model.ids import SWARM_ID_BYTES, NodeId, swarm_id
 from weft.model.meta import Nanoseconds
-from weft.model.network import Network, NetworkSpec
-from weft.model.node import NodeSpec
-from weft.model.registry import AuthSource, RegistryAuth, SealedAuth
-from weft.model.secret import DataKind, DataSpec
-from weft.model.service import ServiceSpec
-from weft.model.state import Change, ClusterState, Decision, Kind, cluster_of
+from weft.model.state import ClusterState, Decision, Kind, cluster_of
 from weft.session.base import (
     AdmissionRequest,
     Admitted,
@@ -96,18 +82,30 @@ class Manager:
         self._certificates = Certificates(ports.authority, clock, ports.entropy)
         self._suspicion = Suspicion(own, store, clock, ports.probe, ports.open_echo)
         self._vault = Vault(own, store, leadership, ports)
-        self._registry_auths = RegistryAuths(self._vault)
         self._autolock = Autolock(store, self._vault, ports.files, ports.entropy)
+        registry_auths = RegistryAuths(self._vault)
         parts = SessionParts(
             liveness=self._liveness,
             statuses=self._statuses,
             certificates=self._certificates,
             suspicion=self._suspicion,
             vault=self._vault,
-            registry_auths=self._registry_auths,
+            registry_auths=registry_auths,
         )
         self._dispatcher = Dispatcher(own, store, clock, parts)
         self.streams = StreamBroker(own, store, clock, self._dispatcher.tell, ports.relay, self._id)
+        self.swarm = Swarm(
+            store,
+            leadership,
+            ports,
+            host,
+            SwarmParts(
+                vault=self._vault,
+                registry_auths=registry_auths,
+                autolock=self._autolock,
+                streams=self.streams,
+            ),
+        )
         self._addresses = admission.Addresses(store)
         self._running: asyncio.Task[None] | None = None
 
@@ -196,6 +194,10 @@ class Manager:
     def is_serving(self) -> bool:
         return self._running is not None and self._store.is_healthy
 
+    @property
+    def epoch(self) -> int:
+        return cluster_of(self._store.state).epoch
+
     async def serve(self, session: ManagerSession) -> None:
         await self._dispatcher.serve(session)
 
@@ -209,7 +211,7 @@ class Manager:
         if not self.is_serving:
             raise Unavailable("this manager has no majority of the managers")
         known_peer(self._store.state, peer)
-        return Revoked(self.cluster.revoked)
+        return Revoked(cluster_of(self._store.state).revoked)
 
     async def sealing_keys(self, peer: Identity) -> SealingKeyGrant:
         await self._store.sync()
@@ -225,6 +227,8 @@ class Manager:
     async def take_stream(self, source: StreamSource, subscription: str) -> None:
         await self.streams.take(source, subscription)
 
+    # --- this node as a manager
+
     async def go_on_alone(self) -> None:
         """Makes this node the only manager: the others are lost, with their etcd members."""
         await transact(self._store, lambda state: nodes.forced_beginning(state, self._own))
@@ -239,7 +243,8 @@ class Manager:
 
     async def disown(self) -> None:
         """Revokes all certificates of this manager."""
-        await self._write(lambda state: nodes.disowning(state, self._own))
+        await self._store.sync()
+        await transact(self._store, lambda state: nodes.disowning(state, self._own))
 
     async def arrive(self, address: str) -> None:
         """Tells everybody that this manager serves at `address` (`host:port`)."""
@@ -247,155 +252,10 @@ class Manager:
             self._store, lambda state: nodes.arrival(state, self._own, address), independent=True
         )
 
-    # --- users (api.backend.Swarm)
-
-    @property
-    def state(self) -> ClusterState:
-        return self._store.state
-
-    async def catch_up(self) -> None:
-        if self._store.is_healthy:
-            with suppress(Unavailable):
-                await self._store.sync()
-
-    @property
-    def cluster(self) -> Cluster:
-        return cluster_of(self._store.state)
-
-    @property
-    def epoch(self) -> int:
-        """See `session.base.Manager`."""
-        return self.cluster.epoch
-
     @property
     def absent(self) -> tuple[str, ...]:
         """`host:port` of the other managers that are not present now."""
-        present = {self._own, *self.leadership_status.present}
+        present = {self._own, *self._leadership.leadership_status.present}
         return tuple(
             address for id, address in manager_addresses(self._store.state) if id not in present
         )
-
-    @property
-    def leadership_status(self) -> LeadershipStatus:
-        return self._leadership.leadership_status
-
-    def events(self) -> AsyncIterator[NodeEvent]:
-        """New events of swarm objects, without end."""
-        return node_events(self._store, self._ports.clock)
-
-    def logs(self, wanted: LogsWanted) -> AsyncGenerator[Sequence[TaskLog], None]:
-        return read_logs(self.streams, self._store, wanted)
-
-    async def update_cluster(
-        self,
-        version: int,
-        spec: ClusterSpec,
-        rotate_worker_token: bool,
-        rotate_manager_token: bool,
-        root: RootCa | None = None,
-        rotate_unlock_key: bool = False,
-    ) -> None:
-        await self._store.sync()
-        tools = cluster.Tools(self._ports.authority, self._ports.clock(), self._ports.entropy)
-        unlock_key = self.cluster.unlock_key
-        if spec.auto_lock and (rotate_unlock_key or unlock_key is None):
-            unlock_key = await self._autolock.new_key()
-        wanted = cluster.Wanted(spec, rotate_worker_token, rotate_manager_token, root, unlock_key)
-        await self._write(lambda state: cluster.update(state, version, wanted, tools))
-
-    async def unlock_key(self) -> str:
-        await self._store.sync()
-        return await self._autolock.shown()
-
-    async def begin_autolock(self) -> None:
-        """Turns autolock on in a swarm that was founded with it. Raises `Unavailable`."""
-        await self._autolock.begin()
-
-    async def rotate_keys(self) -> None:
-        await self._write(
-            lambda state: [
-                keys.rotation(cluster_of(state), self._ports.clock(), self._ports.entropy)
-            ]
-        )
-
-    async def create_network(self, spec: NetworkSpec) -> Network:
-        await self._store.sync()
-        network = await networks.create(self._store, NetworkId(self._id()), spec)
-        for warning in self.network_warnings(network):
-            log.warning("network.hides_route network=%s cause=%s", network.id, warning)
-        return network
-
-    def network_warnings(self, network: Network) -> Sequence[str]:
-        return network_requests.warnings(self._store.state, network, self._host.routes)
-
-    async def remove_network(self, id: NetworkId) -> None:
-        await networks.remove(self._store, id)
-
-    async def create_service(
-        self, spec: ServiceSpec, auth: RegistryAuth | None = None
-    ) -> ServiceId:
-        id = ServiceId(self._id())
-        now = self._ports.clock()
-        sealed = await self._sealed(id, spec, auth) if auth is not None else None
-        await self._write(
-            lambda state: services.creation(state, id, spec, now, self._host.own_ports, sealed)
-        )
-        return id
-
-    async def update_service(
-        self,
-        id: ServiceId,
-        version: int,
-        spec: ServiceSpec,
-        rollback: Literal["", "previous"] = "",
-        auth: RegistryAuth | AuthSource = "spec",
-    ) -> None:
-        now = self._ports.clock()
-        if rollback == "previous":
-            await self._write(
-                lambda state: services.rollback(state, id, version, now, self._host.own_ports)
-            )
-        else:
-            new = await self._sealed(id, spec, auth) if isinstance(auth, RegistryAuth) else auth
-            await self._write(
-                lambda state: services.update(
-                    state, id, version, spec, now, self._host.own_ports, new
-                )
-            )
-
-    async def _sealed(
-        self, id: ServiceId, spec: ServiceSpec, auth: RegistryAuth
-    ) -> SealedAuth | None:
-        return await self._registry_auths.seal(id, spec.task.container.image, auth)
-
-    async def remove_service(self, id: ServiceId) -> None:
-        await self._write(lambda state: services.removal(state, id))
-
-    async def create_data(self, kind: DataKind, spec: DataSpec, content: bytes) -> str:
-        id = self._id()
-        await data.create(self._store, self._vault, kind, id, spec, content)
-        return id
-
-    async def update_data(
-        self, kind: DataKind, id: str, version: int, spec: DataSpec, content: bytes
-    ) -> None:
-        await data.update(self._store, self._vault, (kind, id), version, spec, content)
-
-    async def remove_data(self, kind: DataKind, id: str) -> None:
-        await data.remove(self._store, kind, id)
-
-    async def update_node(self, id: NodeId, version: int, spec: NodeSpec) -> None:
-        await self._write(
-            lambda state: nodes.update(
-                state, id, version, spec, self.leadership_status, self._host.obstacle
-            )
-        )
-
-    async def remove_node(self, id: NodeId, force: bool) -> None:
-        await self._write(lambda state: nodes.removal(state, id, force))
-
-    async def _write(self, decide: Callable[[ClusterState], Sequence[Change]]) -> None:
-        """Commits a user's request, decided on all that was committed before, also through other
-        managers."""
-        await self._store.sync()
-        await transact(self._store, decide)

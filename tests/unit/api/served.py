@@ -63,7 +63,7 @@ async def run_service(node: WholeNode, *command: str) -> str:
         name="web",
         task=TaskSpec(container=ContainerSpec(image=IMAGE, command=command, open_stdin=True)),
     )
-    await node.manager.create_service(spec)
+    await node.manager.swarm.create_service(spec)
     [task] = await node.until_started("web")
     assert task.status.container is not None
     return task.status.container.id

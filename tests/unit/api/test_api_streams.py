@@ -316,7 +316,7 @@ def test_a_services_logs_that_cannot_be_read_on_end_in_their_form(
                 name="web", task=TaskSpec(container=ContainerSpec(image=IMAGE, tty=tty))
             )
             id = await node.swarm().create_service(spec)
-            instead(node.manager, logs=breaking(failure=failure))
+            instead(node.manager.swarm, logs=breaking(failure=failure))
             body = await ask_whole(tmp_path / "s", "GET", f"/services/{id}/logs?follow=1&stdout=1")
             text = f"Error grabbing logs: rpc error: code = Unknown desc = {words(failure)}"
             if tty:
