@@ -57,4 +57,4 @@ async def _label(
 ) -> None:
     spec = msgspec.structs.replace(service.spec, labels=labels, replicas=replicas)
     version = cluster.state.services[service.id].meta.version
-    await cluster.ask(lambda manager: manager.update_service(service.id, version, spec))
+    await cluster.ask(lambda manager: manager.swarm.update_service(service.id, version, spec))

@@ -60,6 +60,7 @@ from weft.store.etcd.external import ExternalEtcd
 from weft.system import core_dumps
 from weft.system import journal as logs
 from weft.system.files import make_directory, make_missing
+from weft.system.garbage import ShortPasses
 from weft.system.service_manager import READY, STOPPING, ServiceManager
 from weft.system.tls_files import TlsFiles
 from weft.system.waiting import first
@@ -216,6 +217,7 @@ def run(options: DaemonOptions, manager: ServiceManager) -> int:
             log.critical("daemon.unfit cause=%s", reason)
             turn_away(manager.listeners(), reason)
             return UNFIT
+        ShortPasses().begin()
         return uvloop.run(_run(options, manager))
     except WeftError as error:
         log.error("daemon.failed cause=%s", error)
