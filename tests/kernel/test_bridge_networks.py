@@ -9,6 +9,10 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import ARP, Dot1Q, Ether
+from scapy.packet import Raw
 
 from tests.kernel.adapter_bed import inside, sh, with_kernel
 from tests.support.local_node import LocalNode, container_id, local_node
@@ -260,6 +264,59 @@ def test_names_and_changes_while_a_container_runs(tmp_path: Path) -> None:
         assert await asked(bed.at(one), "two") == []
         bed.meet(bed.at(one), own, 80, server, None)
         assert "eth1" not in inside(bed.at(one).parent, bed.at(one).name, "ip link")
+
+    on_a_host(tmp_path, story)
+
+
+@pytest.mark.parametrize("call_iptables", ["0", "1"])
+def test_nobody_sends_as_another_one(tmp_path: Path, call_iptables: str) -> None:
+    async def story(bed: Bed) -> None:
+        node = bed.node
+        sh(f"sysctl -qw net.bridge.bridge-nf-call-iptables={call_iptables} || true")
+        await node.networks.create(BridgeNetworkSpec(name="blue"))
+        liar, other, listener = [await node.run(name, "blue") for name in ("liar", "two", "ear")]
+        ear = bed.serve(bed.at(listener), 53, socket.SOCK_DGRAM)
+        (own, own_mac), (his, his_mac), (to, to_mac) = (
+            (str(place.endpoints[0].address.ip), place.endpoints[0].mac)
+            for place in (liar, other, listener)
+        )
+
+        def frame(
+            mac: str = own_mac, address: str = own, text: bytes = b"lie", tagged: bool = False
+        ) -> bytes:
+            head = (
+                Ether(src=mac, dst=to_mac) / Dot1Q(vlan=1) if tagged else Ether(src=mac, dst=to_mac)
+            )
+            return bytes(head / IP(src=address, dst=to) / UDP(sport=9, dport=53) / Raw(text))
+
+        arp = ARP(op=2, hwsrc=own_mac, psrc=his, hwdst=to_mac, pdst=to)
+        lies = [
+            frame(mac=his_mac),
+            frame(address=his),
+            frame(mac=his_mac, address=his),
+            frame(tagged=True),
+            bytes(Ether(src=own_mac, dst=to_mac) / arp),
+            bytes(Ether(src=own_mac, dst=to_mac) / IPv6(src="fe80::1", dst="ff02::1")),
+        ]
+
+        def send(frames: list[bytes]) -> None:
+            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as wire:
+                wire.bind(("eth0", 0))
+                for each in frames:
+                    wire.send(each)
+
+        # The kernel opens a bridge's port some time after the link is up.
+        ear.settimeout(NOT_LONG)
+        for _ in range(100):
+            netns.run_in(bed.at(liar), lambda: send([frame(text=b"first")]))
+            with contextlib.suppress(TimeoutError):
+                assert ear.recvfrom(9) == (b"first", (own, 9))
+                break
+        ear.settimeout(LONG)
+        netns.run_in(bed.at(liar), lambda: send([*lies, frame(text=b"truth")]))
+        assert ear.recvfrom(9) == (b"truth", (own, 9))
+        known = inside(bed.at(listener).parent, bed.at(listener).name, "ip neighbour show dev eth0")
+        assert his not in known
 
     on_a_host(tmp_path, story)
 

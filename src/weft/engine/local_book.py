@@ -182,13 +182,15 @@ class LocalBook:
         if spec.pool is not None:
             check_subnet(spec.pool.subnet, taken)
         pool = spec.pool or Pool(choose_subnet([*taken, *self._adapters.routes()]))
-        return BridgeNetwork(
+        network = BridgeNetwork(
             id=NetworkId(hex_id(self._origin.entropy(CONTAINER_ID_BYTES))),
             spec=spec,
             subnet=pool.subnet,
             gateway=choose_gateway(pool),
             created_at=self._origin.clock(),
         )
+        self.check_device(network)
+        return network
 
     def _new_default(self) -> BridgeNetwork:
         others = (n.subnet for n in self.networks.values() if not n.is_default)

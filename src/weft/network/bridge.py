@@ -50,6 +50,7 @@ from weft.network.kernel_state import (
 )
 from weft.network.ownership import (
     BRIDGE_MAC,
+    BRIDGE_MESH_TABLE,
     BRIDGE_TABLE,
     INGRESS_LEG,
     LOCAL_PORT_PREFIX,
@@ -171,13 +172,9 @@ def _attach(
 
 
 def rules(
-    bridges: Sequence[BridgeNetwork],
-    places: Sequence[LocalSandbox],
-    own: frozenset[PortKey],
-    data_path: IPv4Address | None,
+    bridges: Sequence[BridgeNetwork], places: Sequence[LocalSandbox], own: frozenset[PortKey]
 ) -> Namespace:
-    """`own`: ports on which the daemon listens, which are published for nobody. `data_path`: the
-    host's address in the swarm, if it is in one."""
+    """`own`: ports on which the daemon listens, which are published for nobody."""
     networks = {network.id: network for network in bridges}
     frames = nft.base_chain(
         "source-guard",
@@ -189,9 +186,7 @@ def rules(
         "ether type arp ether saddr . arp saddr ip @senders accept",
         "drop",
     )
-    body = "\n".join(
-        (_guard(bridges), _forward(bridges), *_translation(), _outward(bridges, data_path))
-    )
+    body = "\n".join((_guard(bridges), _forward(bridges), *_translation(), _outward(bridges)))
     tables = {
         ("bridge", BRIDGE_TABLE): Table(
             "bridge", BRIDGE_TABLE, frames, {"senders": _senders(places)}
@@ -269,17 +264,31 @@ def _translation() -> tuple[str, str]:
     )
 
 
-def _outward(bridges: Sequence[BridgeNetwork], data_path: IPv4Address | None) -> str:
-    """The mesh's leg has no address, and other hosts know only the host's own."""
+def into_mesh(bridges: Sequence[BridgeNetwork], data_path: IPv4Address) -> Namespace:
+    """For containers that call a port of the mesh: other hosts know only this host's address, and
+    the mesh's leg has none. In a table of its own, so that entering and leaving a swarm changes no
+    rule of the node's own networks. `data_path`: the host's address in the swarm."""
+    subnets = ", ".join(str(network.subnet) for network in bridges)
+    chain = nft.base_chain(
+        "bridge-mesh-post",
+        "nat",
+        "postrouting",
+        nft.SRCNAT,
+        f'oifname "{INGRESS_LEG}" ip saddr {{ {subnets} }} snat ip to {data_path}',
+    )
+    table = Table("ip", BRIDGE_MESH_TABLE, chain)
+    return Namespace(name=HOST, tables={("ip", BRIDGE_MESH_TABLE): table})
+
+
+def _outward(bridges: Sequence[BridgeNetwork]) -> str:
     subnets = ", ".join(str(network.subnet) for network in bridges)
     inward = [
         f'oifname "{n.device}" ct status dnat ip saddr {{ {LOOPBACK}, {subnets} }} snat ip to'
         f" {n.gateway}"
         for n in bridges
     ]
-    mesh = [f'oifname "{INGRESS_LEG}" ip saddr {{ {subnets} }} snat ip to {data_path}']
     outward = [
-        f'oifname != "{n.device}" ip saddr {n.subnet} masquerade'
+        f'oifname != {{ "{n.device}", "{INGRESS_LEG}" }} ip saddr {n.subnet} masquerade'
         for n in bridges
         if n.spec.masquerades and not n.spec.internal
     ]
@@ -289,7 +298,6 @@ def _outward(bridges: Sequence[BridgeNetwork], data_path: IPv4Address | None) ->
         "postrouting",
         nft.SRCNAT,
         *inward,
-        *(mesh if data_path is not None else ()),
         *outward,
     )
 

@@ -49,6 +49,8 @@ CLEAR_MARK = ESP_MARK + 2
 GUARD_TABLE = "weft-guard"
 BRIDGE_TABLE = "weft-bridges"
 """Rules of this node's own networks."""
+BRIDGE_MESH_TABLE = "weft-bridges-mesh"
+"""Rules for the way from there into the swarm's mesh."""
 UNDERLAY_TABLE = "weft-underlay"
 
 TABLE_PREFIX = "weft"

@@ -115,10 +115,11 @@ class Planner:
         yield keep(
             ("bridges",),
             (*bridges, *local.sandboxes, facts, port),
-            lambda: bridge.rules(
-                bridges, local.sandboxes, own, facts.data_path_address if facts else None
-            ),
+            lambda: bridge.rules(bridges, local.sandboxes, own),
         )
+        if facts is not None:
+            way = partial(bridge.into_mesh, bridges, facts.data_path_address)
+            yield keep(("bridges-mesh",), (*bridges, facts), way)
 
 
 def _connected(place: LocalSandbox, networks: bridge.Networks) -> Parts:
