@@ -18,7 +18,7 @@ from weft.store.etcd.engine import EtcdStore
 from weft.store.etcd.fake import FakeClient, FakeEtcd
 from weft.store.etcd.migrate import copy
 from weft.store.kept import Kept
-from weft.store.schema import Schema
+from weft.store.schema import CURRENT, Schema
 
 SPEC = TaskSpec(container=ContainerSpec(image="demo"))
 NAMES = ("m1", "m2", "m3")
@@ -102,11 +102,11 @@ def rename(kind: Kind, fields: dict[str, Any]) -> dict[str, Any]:
     return {"cursor" if key == "pointer" else key: value for key, value in fields.items()}
 
 
-NEXT = Schema(2, {1: rename})
+NEXT = Schema(CURRENT.version + 1, {**CURRENT.steps, CURRENT.version: rename})
 
 
 async def grow_old(world: World) -> EtcdStore:
-    """Networks as version 1 would have written them, by a manager that runs it still."""
+    """Networks as the version before `NEXT` would have written them, by a manager that runs it still."""
     store = await world.store("m2")
     await store.commit(
         [

@@ -15,7 +15,7 @@ from weft.model.network import Network, NetworkSpec
 from weft.model.state import Object, Put
 from weft.store.kept import LONGEST, PERIOD, SHARE, Keeper, Kept, KeptState
 from weft.store.memory import MemoryStore
-from weft.store.schema import Schema
+from weft.store.schema import CURRENT, Schema
 
 SWARM = ClusterId("swarm")
 
@@ -41,7 +41,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
         assert file.read(SWARM) == Kept(4, tuple(store.state.objects()))
         assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o600
         assert file.read(ClusterId("another")) is None
-        assert KeptState(tmp_path / "kept", Schema(2, {})).read(SWARM) is None
+        assert KeptState(tmp_path / "kept", Schema(CURRENT.version + 1, {})).read(SWARM) is None
         file.erase()
         file.erase()
         assert file.read(SWARM) is None

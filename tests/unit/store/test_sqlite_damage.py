@@ -106,7 +106,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no schema": (lambda path: damage(path, "DELETE FROM meta"), "it does not say its schema"),
     "newer": (
         lambda path: damage(path, "UPDATE meta SET value = 9 WHERE key = 'schema'"),
-        "newer than 1",
+        "its schema 9 is newer than",
     ),
     "older": (
         lambda path: damage(path, "UPDATE meta SET value = 0 WHERE key = 'schema'"),

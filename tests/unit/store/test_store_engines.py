@@ -25,7 +25,7 @@ from weft.model.state import KINDS, Change, Check, ClusterState, Object, Put, Re
 from weft.model.task import Task, TaskState, TaskStatus
 from weft.store.engine import Engine
 from weft.store.memory import MemoryStore
-from weft.store.schema import Schema
+from weft.store.schema import CURRENT, Schema
 from weft.store.sqlite import SqliteStore
 
 SPEC = TaskSpec(container=ContainerSpec(image="demo"))
@@ -232,7 +232,8 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
         database.execute("UPDATE meta SET value = 99 WHERE key = 'schema'")
     database.close()
     with pytest.raises(
-        OperationFailed, match=r"cannot open store .*: its schema 99 is newer than 1"
+        OperationFailed,
+        match=rf"cannot open store .*: its schema 99 is newer than {CURRENT.version}",
     ):
         SqliteStore.open(path, Ticks())
 
@@ -246,13 +247,9 @@ def rename(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_an_older_store_is_upgraded_once_and_for_good(tmp_path: Path) -> None:
-    path, newer = (
-        tmp_path / "db",
-        Schema(
-            3,
-            {1: rename, 2: lambda kind, fields: {**fields, "cursor": fields.get("cursor", 0) + 1}},
-        ),
-    )
+    path, now = tmp_path / "db", CURRENT.version
+    one_more = lambda kind, fields: {**fields, "cursor": fields.get("cursor", 0) + 1}  # noqa: E731
+    newer = Schema(now + 2, {now: rename, now + 1: one_more})
 
     async def main() -> None:
         store = SqliteStore.open(path, Ticks())
@@ -278,12 +275,13 @@ def test_an_older_store_is_upgraded_once_and_for_good(tmp_path: Path) -> None:
             await upgraded.close()
 
     asyncio.run(main())
-    with pytest.raises(OperationFailed, match="its schema 3 is newer than 1"):
+    with pytest.raises(OperationFailed, match=f"its schema {now + 2} is newer than {now}"):
         SqliteStore.open(path, Ticks())
     with pytest.raises(
-        OperationFailed, match="its schema 3 is too old: nothing here upgrades schema 4"
+        OperationFailed,
+        match=f"its schema {now + 2} is too old: nothing here upgrades schema {now + 3}",
     ):
-        SqliteStore.open(path, Ticks(), Schema(5, {3: rename}))
+        SqliteStore.open(path, Ticks(), Schema(now + 4, {now + 2: rename}))
 
 
 def test_an_upgrade_that_fails_leaves_the_store_as_it_was(tmp_path: Path) -> None:
@@ -298,7 +296,9 @@ def test_an_upgrade_that_fails_leaves_the_store_as_it_was(tmp_path: Path) -> Non
         before = contents(store.state)
         await store.close()
         with pytest.raises(OperationFailed, match="cannot open store .*: no such thing"):
-            SqliteStore.open(tmp_path / "db", Ticks(), Schema(2, {1: fails}))
+            SqliteStore.open(
+                tmp_path / "db", Ticks(), Schema(CURRENT.version + 1, {CURRENT.version: fails})
+            )
         again = SqliteStore.open(tmp_path / "db", Ticks())
         assert contents(again.state) == before
         await again.close()
