@@ -33,7 +33,7 @@ class Engine:
     def call(self, method: str, path: str, body: Any = None) -> Any:
         payload = None if body is None else json.dumps(body)
         headers = {"Content-Type": "application/json"} if body is not None else {}
-        self._connection.request(method, f"/v1.41{path}", payload, headers)
+        self._connection.request(method, f"/v1.47{path}", payload, headers)
         response = self._connection.getresponse()
         text = response.read()
         if response.status >= 400:

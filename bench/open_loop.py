@@ -2,7 +2,8 @@
 all of them, until its standard input ends.
 
 Each request is a connection of its own, made when its time has come, whether or not those before it
-were answered. Then one line of JSON per request on the standard output: when it was made (seconds,
+were answered, unless `MOST_PENDING` of them were not: then the machine cannot do more, and requests
+that pile up would only keep it from answering any. Then one line of JSON per request on the standard output: when it was made (seconds,
 CLOCK_MONOTONIC), how long after its time that was, whom it asked, how long it took, how many of its
 SYNs were sent again, why there was no answer (empty if there was one) and its own port. One thread
 and epoll: some 100 µs of processor time per request.
@@ -20,6 +21,8 @@ from typing import NamedTuple
 
 PATIENCE = 10.0
 """Seconds."""
+MOST_PENDING = 500
+"""Half a second's worth at 1,000 a second."""
 TOTAL_RETRANSMISSIONS = 100
 """Where struct tcp_info (linux/tcp.h) has them: four bytes."""
 ASK = b"GET /ping HTTP/1.0\r\n\r\n"
@@ -64,7 +67,8 @@ class Client:
         while not ended or self._pending:
             now = time.monotonic()
             while not ended and (due := begun + number / self._rate) <= now:
-                self._ask(due, self._targets[number % len(self._targets)])
+                if len(self._pending) < MOST_PENDING:
+                    self._ask(due, self._targets[number % len(self._targets)])
                 number += 1
             self._give_up(now - PATIENCE)
             wait = 0.1 if ended else begun + number / self._rate - time.monotonic()

@@ -185,6 +185,39 @@ async def test_flows_leave_a_task_that_no_longer_serves_once_the_rules_say_so(
 
 
 @simulated
+async def test_flows_are_forgotten_after_the_rules_have_changed_and_not_before(
+    tmp_path: Path,
+) -> None:
+    """Also while those of the round before are being forgotten."""
+    early: list[tuple[str, Stale]] = []
+    made = Rig(tmp_path / "data", tasks=6)
+
+    async def flush(namespace: str, flows: frozenset[Stale]) -> None:
+        tables = made.kernel.spaces[namespace].tables.values()
+        services = [service for table in tables for service in table.services.values()]
+        served = {backend.address for service in services for backend in service.backends}
+        early.extend(
+            (namespace, flow)
+            for flow in flows
+            if isinstance(flow, Answered) and flow.address in served
+        )
+        await asyncio.sleep(0.06)
+
+    made.flush_flows = flush
+    made.start()
+    await made.until_all(TaskState.RUNNING)
+    await asyncio.sleep(1)
+    made.kernel.latency = 0.02
+    for task in made.tasks:
+        made.swarm.set_serving(task, False)
+        await made.manager.tell()
+        await asyncio.sleep(0.3)
+    await asyncio.sleep(10)
+    assert early == []
+    await made.stop()
+
+
+@simulated
 async def test_no_task_runs_where_its_network_has_the_addresses_of_the_gateway_bridge(
     tmp_path: Path,
 ) -> None:

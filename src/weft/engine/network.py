@@ -214,10 +214,11 @@ class NetworkLoop:
 
     async def _converge(self, wanted: Desired) -> None:
         generation = self._known
+        stale: set[Place] = set()
         try:
-            before = self._planned or self._plan_first()
+            before = self._planned or self._plan_first(stale)
             desired = self._planned = self._plan(wanted)
-            self._stale |= stale_flows(before, desired)
+            stale |= stale_flows(before, desired)
             await self._read(desired)
             self.failures = tuple(await self._carry_out(desired))
         except Exception as error:
@@ -228,17 +229,19 @@ class NetworkLoop:
             self._everything = True
         if not self.failures:
             self._retry = FIRST_RETRY
+        # Not before: while the old rules are in force, there may be new flows of that kind.
+        self._stale |= stale
         if self._stale:
             self._some_stale.set()
         self._done = generation
         self._round.set()
         self._round = asyncio.Event()
 
-    def _plan_first(self) -> KernelState:
+    def _plan_first(self, stale: set[Place]) -> KernelState:
         """The plan that a new daemon finds in force: the rules of the first desired state, or older
-        ones. So every published port may be new."""
+        ones. So every published port may be new: adds to `stale`."""
         first = NOTHING if self._first is None else self._plan(self._first)
-        self._stale |= stale_flows(NOTHING, first)
+        stale |= stale_flows(NOTHING, first)
         return first
 
     async def _forget_flows(self) -> None:

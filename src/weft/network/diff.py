@@ -2,9 +2,11 @@
 operations, which print as ip, bridge and nft commands.
 
 Order: removals first (rules before routes before links before namespaces, so that nothing dangles),
-then namespaces, links, their settings, addresses, "up", and the entries on links that are up;
-tables last. Entries that the kernel can replace in place (routes, neighbours, forwarding entries,
-tables) are not removed first, so that no packet meets a gap.
+then namespaces, links, their settings, addresses, "up", and the entries on links that are up; then
+tables. Peers that are gone come last, so that no rule still sends a packet to one: it would wait
+for an answer to ARP, and the client would hear that the host is unreachable. Entries that the
+kernel can replace in place (routes, neighbours, forwarding entries, tables) are not removed first,
+so that no packet meets a gap.
 
 A link of a different kind is made anew, with everything that the kernel drops together with a link.
 Fields that are None in the desired state are not compared. This module never reads the kernel, and
@@ -79,6 +81,8 @@ def diff(actual: KernelState, desired: KernelState) -> list[Operation]:
     comparison = Comparison()
     for have, want in changed:
         steps += _tables(have, want, links, comparison)
+    for have, want in pairs:
+        steps += _lost_peers(have, want, links)
     return steps
 
 
@@ -198,23 +202,27 @@ def _alike(have: Link | None, want: Link | None) -> bool:
 
 
 def _removals(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
-    """Removes entries that nothing replaces, on links that stay. Entries on other links go with the
-    link."""
+    """Removes entries that nothing replaces, on links that stay, except peers. Entries on other
+    links go with the link."""
     name = want.name
     yield from (op.RemoveRule(name, rule) for rule in _ordered(have.rules - want.rules))
     for route in _unreplaced(have.routes, want.routes, lambda r: (r.destination, r.table)):
         if links.kept(have, want, route.device):
             yield op.RemoveRoute(name, route)
+    for device, link in want.links.items():
+        if links.kept(have, want, device):
+            stale = have.links[device].addresses - link.addresses
+            yield from (op.RemoveAddress(name, device, address) for address in sorted(stale))
+
+
+def _lost_peers(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
+    name = want.name
     for neighbour in _unreplaced(have.neighbours, want.neighbours, lambda n: (n.device, n.address)):
         if links.kept(have, want, neighbour.device):
             yield op.RemoveNeighbour(name, neighbour)
     for entry in _unreplaced(have.forwarding, want.forwarding, lambda f: (f.device, f.mac)):
         if links.kept(have, want, entry.device):
             yield op.RemoveForwarding(name, entry)
-    for device, link in want.links.items():
-        if links.kept(have, want, device):
-            stale = have.links[device].addresses - link.addresses
-            yield from (op.RemoveAddress(name, device, address) for address in sorted(stale))
 
 
 E = TypeVar("E", Route, Neighbour, ForwardingEntry)

@@ -281,6 +281,16 @@ def test_peers_come_and_go() -> None:
     assert len(diff(peers(10_003), peers(10_000))) == 6
 
 
+def test_a_peer_goes_after_the_rules_that_send_packets_to_it() -> None:
+    before, after = peers(2), peers(1)
+    changed = {("ip", "weft"): Table("ip", "weft", "chain other {}")}
+    after = KernelState(
+        {**after.namespaces, HOST: msgspec.structs.replace(after[HOST], tables=changed)}
+    )
+    kinds = [type(operation) for operation in diff(before, after)]
+    assert kinds == [op.ReplaceTable, op.RemoveNeighbour, op.RemoveForwarding]
+
+
 def test_a_link_of_another_kind_is_made_anew_with_all_that_hangs_on_it() -> None:
     desired = planned_example()
     kernel = kernel_in(desired)
