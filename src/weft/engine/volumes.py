@@ -22,6 +22,7 @@ from weft.model.volume import (
     LOCAL,
     MountPoint,
     Volume,
+    anonymous_name,
     check_name,
     check_options,
     clean,
@@ -52,7 +53,8 @@ class Volumes:
         clock: Callable[[], Nanoseconds],
         new_id: Callable[[], str],
     ) -> None:
-        """`new_id`: makes 64 hexadecimal digits, the name of an anonymous volume."""
+        """`new_id`: makes 64 hexadecimal digits, the name of an anonymous volume without a
+        container."""
         self._volumes = volumes
         self._containers = containers
         self._events = events
@@ -183,7 +185,7 @@ class Volumes:
         return msgspec.structs.replace(config, mounts=tuple(points))
 
     async def _with_volume(self, container: ContainerId, point: MountPoint) -> MountPoint:
-        name = point.name or self._new_id()
+        name = point.name or anonymous_name(container, point.destination)
         options = point.request.volume if point.request is not None else None
         driver = options.driver if options is not None else None
         labels = dict(options.labels) if options is not None else {}

@@ -5,6 +5,7 @@ A volume belongs to its node. It is made at a user's request or for a mount that
 a user removes it; an anonymous volume, which no user named, goes with its container.
 """
 
+import hashlib
 import posixpath
 import re
 from collections.abc import Iterable, Mapping
@@ -161,3 +162,9 @@ def _check_size(text: str) -> None:
         raise InvalidArgument(f"invalid size: '{clip(text)}'")
     if text.strip("0. bB"):
         raise InvalidArgument("quota size requested but no quota support")
+
+
+def anonymous_name(container: str, destination: str) -> str:
+    """The name of a container's own volume, 64 hexadecimal digits. A daemon that was killed between
+    the volume's making and the container's makes the same container again, and finds the volume."""
+    return hashlib.sha256(f"{container}\0{destination}".encode()).hexdigest()

@@ -127,6 +127,26 @@ def test_a_container_is_removed_without_its_volumes_if_so_asked() -> None:
     run(test)
 
 
+def test_a_container_that_is_made_again_after_the_daemon_was_killed_has_the_same_volumes() -> None:
+    """The first daemon has made the volumes, and not the container."""
+
+    async def test() -> None:
+        bed = Bed("/data", "/more")
+        wanted = config(1, on("", "/v"))
+        await bed.engine.volumes.claimed(wanted, bed.images.find("demo").config)
+        left = bed.names
+        bed.engine.volumes.release(wanted.id)
+        await bed.engine.create(wanted)
+        assert (len(left), bed.names) == (3, left)
+        await bed.engine.create(config(2, on("", "/v")))
+        assert len(bed.names) == 6
+        await bed.engine.remove(wanted.id)
+        await bed.engine.remove(config(2).id)
+        assert bed.names == []
+
+    run(test)
+
+
 def test_an_anonymous_volume_that_another_container_has_stays() -> None:
     async def test() -> None:
         bed = Bed("/data")
