@@ -29,7 +29,7 @@ import msgspec
 import uvloop
 
 from weft.model import codec
-from weft.model.ids import ContainerId, TaskId
+from weft.model.ids import ContainerId, NodeId, TaskId
 from weft.model.meta import SECOND
 from weft.model.node import NodeDescription
 from weft.model.service import Resources
@@ -80,7 +80,7 @@ class Agent:
     def __init__(self, manager: str, number: int) -> None:
         self.address = IPv4Address("10.99.0.0") + number
         self.hostname = f"sim{number}"
-        self.node = ""
+        self.node = NodeId("")
         self.states: dict[TaskId, TaskState] = {}
         self.informed = asyncio.Event()
         """The first assignment of the session has come."""
