@@ -100,6 +100,7 @@ MAY_BE_GIVEN_THEM = {
     "open_overlay",
     "size_of",
     "changes",
+    "layer",
     "populate",
 }
 """The first two look at nothing in there; the others open only what the kernel says is inside, and

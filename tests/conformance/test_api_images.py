@@ -146,3 +146,42 @@ def test_a_registry_that_does_not_answer_ends_the_push(images: Daemon) -> None:
     said = done.stderr.decode()
     assert said.startswith("cannot push 127.0.0.1:9/made:1: "), said
     assert "connection refused" in said
+
+
+def test_a_container_is_committed(images: Daemon) -> None:
+    imported(images)
+    images.ok("swarm", "init")
+    images.call(images.node.until_ready())
+    made = ("service", "create", "-d", "--no-resolve-image", "--name", "web", "--env", "X=1")
+    images.ok(*made, "--no-healthcheck", "--entrypoint", "sh", "made:1", "-c", "exec sleep 3600")
+    images.settled("web")
+    id = images.ok("ps", "-q", "--no-trunc").strip()
+    root = images.node.files.root(id)
+    (root / "new").write_bytes(b"changed")
+    change = ("--change", "LABEL committed=yes", "--message", "as it was", "--author", "me")
+    image = images.ok("commit", *change, id, "made:2").strip()
+    found = json.loads(images.ok("image", "inspect", "made:2"))[0]
+    base = json.loads(images.ok("image", "inspect", "made:1"))[0]
+    assert (found["Id"], found["Author"], found["Size"]) == (image, "me", base["Size"] + 7)
+    config = found["Config"]
+    assert config["Entrypoint"] == ["sh"]
+    assert config["Cmd"] == ["-c", "exec sleep 3600"]
+    assert {"X=1", "A=b"} <= set(config["Env"])
+    assert (config["User"], config["StopSignal"]) == ("7:8", "SIGINT")
+    assert config["Labels"]["committed"] == "yes"
+    assert config["Labels"]["made.by"] == "hand"
+    assert found["RootFS"]["Layers"][:-1] == base["RootFS"]["Layers"]
+    lines = images.ok("history", "--no-trunc", "--format", "{{.CreatedBy}}|{{.Comment}}", "made:2")
+    assert lines.splitlines() == ["sh -c exec sleep 3600|as it was", "|from afar"]
+    archive = io.BytesIO(images.run("save", "made:2").stdout)
+    with tarfile.open(fileobj=archive) as saved:
+        layer = found["RootFS"]["Layers"][-1].replace("sha256:", "blobs/sha256/")
+        content = saved.extractfile(layer)
+        assert content is not None
+        with tarfile.open(fileobj=io.BytesIO(content.read())) as inner:
+            assert inner.getnames() == ["new"]
+    soon = str(int(time.time()) + 1)
+    events = images.ok("events", "--since", "1", "--until", soon, "--filter", "event=commit")
+    assert f"imageID={image}" in events
+    assert "No such container: absent" in images.refused("commit", "absent")
+    assert "RUN is not a valid" in images.refused("commit", "--change", "RUN x", id)

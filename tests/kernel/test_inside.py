@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.kernel import runtime_host
-from tests.kernel.runtime_host import Host, configure, started, with_runtime
+from tests.kernel.runtime_host import Host, configure, finished, started, with_runtime
 from weft.errors import Conflict, InvalidArgument, NotFound, OperationFailed
+from weft.model.container import NewImage
 from weft.model.ids import ContainerId
 from weft.model.service import Mount, Resources
 from weft.runtime.conmon import ConmonRuntime
+from weft.runtime.image_exchange import StoreExchange
+from weft.runtime.images import ImageStore
 from weft.runtime.inside import ConmonInside
 
 pytestmark = runtime_host.NEEDED
@@ -150,6 +153,44 @@ async def test_what_is_removed_or_replaced_of_the_image_is_told(
     assert kinds["/etc/group"] == "modified"
     assert kinds["/etc"] == "modified"
     assert "/.dockerenv" not in kinds
+
+
+@with_runtime
+async def test_what_a_container_has_changed_becomes_a_layer(
+    runtime: ConmonRuntime, host: Host
+) -> None:
+    """Another container on top of it sees what the first one saw."""
+    inside, store = looking(runtime), runtime._images
+    assert isinstance(store, ImageStore)
+    exchange, base = StoreExchange(store), store.find(runtime_host.IMAGE)
+    idle = await prepared(runtime, ":")
+    assert b"".join([piece async for piece in inside.layer(idle)]) == bytes(1024)
+    look = (
+        "cd /; ls -d etc/passwd home/* new/* usr/link; cat new/a new/hard etc/group | tail -n 2;"
+        " stat -c '%a %u:%g %h' new/a new"
+    )
+    id = await prepared(
+        runtime,
+        "rm /etc/passwd; echo x >> /etc/group; rm -r /home; mkdir /home; echo 1 > /home/own;"
+        " mkdir -m 751 /new; echo y > /new/a; chown 7:8 /new/a; ln /new/a /new/hard;"
+        " ln -s /etc/group /usr/link; mkfifo /new/pipe",
+    )
+    command = await runtime.exec(id, ("sh", "-c", f"({look}) 2>&1"))
+    attached, seen = await command.start(), b""
+    while (output := await attached.read())[0]:
+        seen += output[1]
+    attached.close()
+    image = await exchange.make(
+        NewImage(task="commit", base=base, config=base.config, name=runtime_host.IMAGE),
+        inside.layer(id),
+    )
+    assert image.layers[:-1] == base.layers
+    assert await finished(runtime, "sh", "-c", f"({look}) 2>&1") == (0, seen)
+    assert b"home/own" in seen
+    assert b"No such file" in seen
+    bad = await prepared(runtime, "touch /.wh.x")
+    with pytest.raises(OperationFailed, match=r"'.wh.x' cannot be in a layer"):
+        _ = [piece async for piece in inside.layer(bad)]
 
 
 @with_runtime

@@ -16,6 +16,7 @@ from weft.runtime.copy_in import unpack_into
 from weft.runtime.copy_out import archive, export
 from weft.runtime.fake_processes import ProcessRuntime
 from weft.runtime.room import Room
+from weft.runtime.upper_layer import layer
 
 
 class FakeInside:
@@ -89,6 +90,12 @@ class FakeInside:
                 yield piece
         finally:
             root.close()
+
+    async def layer(self, id: ContainerId) -> AsyncGenerator[bytes, None]:
+        """All files of the container's directory: it has no image below."""
+        self._runtime.get(id)
+        for piece in layer(self.root(id)):
+            yield piece
 
     async def changes(self, id: ContainerId) -> list[Change]:
         self._runtime.get(id)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from weft.api import (
     archives,
+    commits,
     container_streams,
     containers,
     data,
@@ -86,7 +87,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/build", refuse("building images")),
     ("POST", "/build/prune", refuse("building images")),
     ("POST", "/build/cancel", refuse("building images")),
-    ("POST", "/commit", refuse("making images from containers (docker commit)")),
+    ("POST", "/commit", commits.commit),
     ("POST", "/session", refuse("building images with BuildKit")),
     ("POST", "/grpc", refuse("building images with BuildKit")),
     # networks

@@ -205,6 +205,11 @@ class Inside(Protocol):
         """A tar of all files, without those of mounts."""
         ...
 
+    def layer(self, id: ContainerId) -> AsyncGenerator[bytes, None]:
+        """What the container has changed of its image's files, as the tar of a layer, in pieces.
+        Raises `OperationFailed`; close it."""
+        ...
+
     async def changes(self, id: ContainerId) -> list[Change]: ...
 
     async def sizes(self, id: ContainerId) -> tuple[int, int]:

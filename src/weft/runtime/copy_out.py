@@ -47,34 +47,14 @@ def in_pieces(parts: Iterator[bytes]) -> Iterator[bytes]:
         yield bytes(piece)
 
 
-class _Archive:
-    def __init__(self, root: ContainerRoot) -> None:
-        self._root = root
+class Entries:
+    """Makes the entries of one tar."""
+
+    def __init__(self) -> None:
         self._names: dict[tuple[int, int], bytes] = {}
         """The first name of each file that has several."""
 
-    def all(self, path: Wanted) -> Iterator[bytes]:
-        with self._root.found(path.path, path.follows) as (fd, status):
-            name = b"." if path.is_content or not path.path else os.fsencode(path.base)
-            yield from self._entry(fd, status, name)
-            if stat.S_ISDIR(status.st_mode):
-                yield from self._content(fd, b"" if name == b"." else name + b"/")
-
-    def everything(self) -> Iterator[bytes]:
-        with self._root.found(b"", follow=True) as (fd, _):
-            yield from self._content(fd, b"")
-
-    def _content(self, top: int, prefix: bytes) -> Iterator[bytes]:
-        with Walk(top, prefix) as walk:
-            for found in walk:
-                is_directory = stat.S_ISDIR(found.status.st_mode)
-                is_hidden = self._root.is_hidden(found.status)
-                if can_be_archived(found.status) and (is_directory or not is_hidden):
-                    yield from self._entry(*found)
-                if is_directory and not is_hidden:
-                    walk.enter(found)
-
-    def _entry(self, fd: int, status: os.stat_result, name: bytes) -> Iterator[bytes]:
+    def entry(self, fd: int, status: os.stat_result, name: bytes) -> Iterator[bytes]:
         if stat.S_ISLNK(status.st_mode):
             yield header(name, status, os.readlink(b"", dir_fd=fd))
         elif not stat.S_ISREG(status.st_mode):
@@ -93,6 +73,33 @@ class _Archive:
             self._names[key] = name
             return None
         return self._names.get(key)
+
+
+class _Archive:
+    def __init__(self, root: ContainerRoot) -> None:
+        self._root = root
+        self._entries = Entries()
+
+    def all(self, path: Wanted) -> Iterator[bytes]:
+        with self._root.found(path.path, path.follows) as (fd, status):
+            name = b"." if path.is_content or not path.path else os.fsencode(path.base)
+            yield from self._entries.entry(fd, status, name)
+            if stat.S_ISDIR(status.st_mode):
+                yield from self._content(fd, b"" if name == b"." else name + b"/")
+
+    def everything(self) -> Iterator[bytes]:
+        with self._root.found(b"", follow=True) as (fd, _):
+            yield from self._content(fd, b"")
+
+    def _content(self, top: int, prefix: bytes) -> Iterator[bytes]:
+        with Walk(top, prefix) as walk:
+            for found in walk:
+                is_directory = stat.S_ISDIR(found.status.st_mode)
+                is_hidden = self._root.is_hidden(found.status)
+                if can_be_archived(found.status) and (is_directory or not is_hidden):
+                    yield from self._entries.entry(*found)
+                if is_directory and not is_hidden:
+                    walk.enter(found)
 
 
 def _file(found: int, name: bytes) -> Iterator[bytes]:

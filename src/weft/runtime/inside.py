@@ -30,6 +30,7 @@ from weft.runtime.receive import receive
 from weft.runtime.room import Room
 from weft.runtime.threads import Threads
 from weft.runtime.upper import changes, size_of
+from weft.runtime.upper_layer import layer
 from weft.runtime.usage import read_usage
 from weft.runtime.users import find_user, read_accounts
 
@@ -121,6 +122,10 @@ class ConmonInside:
             await self._threads.finish(_close, pieces)
 
     # what has changed, and how much is used
+
+    async def layer(self, id: ContainerId) -> AsyncGenerator[bytes, None]:
+        async for piece in self._each(id, "/", layer(self._runtime.box(id).directory.upper)):
+            yield piece
 
     async def changes(self, id: ContainerId) -> list[Change]:
         box = self._runtime.box(id)

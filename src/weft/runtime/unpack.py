@@ -16,9 +16,9 @@ from weft.runtime.outline import OutlineWriter
 from weft.runtime.room import Room
 from weft.runtime.tar import Entry, Kind, Reader
 
-_WHITEOUT = b".wh."
+WHITEOUT = b".wh."
 _WHITEOUT_META = b".wh..wh."
-_OPAQUE = b".wh..wh..opq"
+OPAQUE = b".wh..wh..opq"
 OPAQUE_XATTR = "trusted.overlay.opaque"
 _TRAILER_MAX = 16 << 20
 """Bytes that may follow the end of a tar: writers pad their last record."""
@@ -72,7 +72,7 @@ class _Layer(EntryMaker):
         self._outline = outline
 
     def place(self, parent: int, name: bytes, entry: Entry) -> None:
-        if name.startswith(_WHITEOUT):
+        if name.startswith(WHITEOUT):
             self._hide(parent, name)
             return
         if entry.kind is Kind.FILE and entry.segments is None:
@@ -87,12 +87,12 @@ class _Layer(EntryMaker):
     def _hide(self, parent: int, name: bytes) -> None:
         """A whiteout hides entries of the layers below. An entry of this layer stays; if it is a
         directory, only the content from the layers below is hidden."""
-        if name == _OPAQUE:
+        if name == OPAQUE:
             os.setxattr(parent, OPAQUE_XATTR, b"y")
             return
         if name.startswith(_WHITEOUT_META):
             return  # metadata of aufs, which Docker ignores too
-        hidden = name.removeprefix(_WHITEOUT)
+        hidden = name.removeprefix(WHITEOUT)
         if hidden in (b"", b".", b".."):
             raise Malformed("invalid whiteout name")
         self.room.take(0, files=1)

@@ -21,7 +21,7 @@ from weft.system.trees import open_inside
 
 CHANGES_MAX = 200_000
 """More would fill the daemon's memory."""
-_OURS = frozenset((
+OURS = frozenset((
     MARK, MOUNTS, "/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev", "/proc", "/sys",
 ))  # fmt: skip
 
@@ -33,7 +33,7 @@ def size_of(upper: Path) -> int:
     total = 0
     for path, status, _ in _walk(upper):
         key = (status.st_dev, status.st_ino)
-        if stat.S_ISDIR(status.st_mode) or path in _OURS or key in seen:
+        if stat.S_ISDIR(status.st_mode) or path in OURS or key in seen:
             continue
         if status.st_nlink > 1 and len(seen) < LINKS_MAX:
             seen.add(key)
@@ -59,7 +59,7 @@ def changes(upper: Path, layers: Sequence[Path]) -> list[Change]:
 
 
 def _change(path: str, status: os.stat_result, before: os.stat_result | None) -> Change | None:
-    if path in _OURS or path.startswith("/dev/"):
+    if path in OURS or path.startswith("/dev/"):
         return None
     if is_whiteout(status):
         return Change(path, "deleted")
@@ -84,12 +84,12 @@ def _walk(upper: Path) -> Iterator[tuple[str, os.stat_result, bool]]:
                 opaque_from = 0
             yield os.fsdecode(found.name), found.status, opaque_from > 0
             if stat.S_ISDIR(found.status.st_mode) and walk.depth < DEPTH_MAX:
-                if not opaque_from and _is_opaque(found.fd):
+                if not opaque_from and is_opaque(found.fd):
                     opaque_from = walk.depth + 1
                 walk.enter(found)
 
 
-def _is_opaque(fd: int) -> bool:
+def is_opaque(fd: int) -> bool:
     try:
         return os.getxattr(f"/proc/self/fd/{fd}", OPAQUE_XATTR) == b"y"
     except OSError:
@@ -139,7 +139,7 @@ def _hides(layer: int, name: bytes) -> bool:
             return True
         fd = open_inside(layer, b"/".join(parts[:end]), os.O_PATH)
         try:
-            if _is_opaque(fd):
+            if is_opaque(fd):
                 return True
         finally:
             os.close(fd)
