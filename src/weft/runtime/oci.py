@@ -16,6 +16,7 @@ import msgspec
 
 from weft.errors import OperationFailed
 from weft.model.numbers import decimal
+from weft.system import scopes
 from weft.system.process import Output, Process, ProcessId, end_family, read, run, spawn
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -80,6 +81,7 @@ class Oci:
                     f"cannot create container {id[:12]}:"
                     f" {_reason(message.message) or 'it ended at once'}"
                 )
+            await scopes.move(f"conmon-{id[:12]}", conmon.pid)
         except BaseException as error:
             await asyncio.shield(end_family(conmon))
             conmon.close()

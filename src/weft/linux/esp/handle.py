@@ -29,6 +29,7 @@ from weft.linux.esp.control import (
     send,
 )
 from weft.linux.esp.process import READY_FD
+from weft.system import scopes
 
 _START = 15.0
 _ANSWER = 15.0
@@ -140,6 +141,7 @@ async def start(socket: Path, log: Path, *arguments: str) -> EngineHandle:
     try:
         handle = await find(socket) if said == "ready" else None
         if handle is not None:
+            await scopes.move("encryption", pid)
             return handle
         _kill_child(pidfd)
     finally:

@@ -37,6 +37,7 @@ from weft.errors import InvalidArgument, OperationFailed, Unavailable, WeftError
 from weft.model.cluster import PEER_PORT
 from weft.pki.revocation import revocation_list, revoked_serials
 from weft.store.etcd.client import GatewayClient
+from weft.system import scopes
 from weft.system.files import replace_file
 from weft.system.process import Process, ProcessId, spawn
 
@@ -147,6 +148,7 @@ class EtcdMember:
             self._process = None
         if self._process is None:
             self._process = self._spawn()
+            await scopes.move("etcd", self._process.pid)
         else:
             log.info("etcd.found pid=%d", self._process.pid)
         self._supervisor = asyncio.create_task(self._supervise(self._process))
@@ -427,6 +429,7 @@ class EtcdMember:
             failures += 1
             try:
                 process = self._process = self._find() or self._spawn()
+                await scopes.move("etcd", process.pid)
             except OperationFailed as error:
                 log.error("etcd.start.failed cause=%s", error)
                 process = self._process = None
