@@ -5,30 +5,45 @@ without an answer they wait on, and each of them makes the service manager start
 daemon that cannot serve tells them why, and they end: `docker` prints the reason.
 """
 
+import selectors
 import socket
+import time
 from collections.abc import Iterable
 
 import msgspec
 
-_PATIENCE = 0.2
-"""Seconds for a client that has connected to say what it wants; it has had the daemon's start for
-that already."""
+_PATIENCE = 2.0
+"""Seconds for a client that has connected to say what it wants."""
+_LINGER = 0.5
+"""Seconds without a client after which no more are expected: one `docker` command asks three times,
+each time on a new connection."""
+_LONGEST = 5.0
+"""Seconds after which the daemon ends in any case; whoever comes then makes it start again."""
 _REQUEST = 1 << 16
 
 
 def turn_away(listeners: Iterable[socket.socket], reason: str) -> int:
-    """Answers every client that waits now, and gives their number. `listeners` do not block."""
+    """Answers every client that waits now, and those that follow at once, and gives their number.
+    `listeners` do not block."""
     body = msgspec.json.encode({"message": reason})
     head = (
         b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
         b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
     )
-    answered = 0
-    for listener in listeners:
-        while (client := _next(listener)) is not None:
-            with client:
-                _answer(client, head, body)
-            answered += 1
+    answered, end = 0, time.monotonic() + _LONGEST
+    with selectors.DefaultSelector() as waiting:
+        for listener in listeners:
+            waiting.register(listener, selectors.EVENT_READ, listener)
+        while waiting.get_map() and time.monotonic() < end:
+            ready = waiting.select(_LINGER)
+            if not ready:
+                break
+            for key, _ in ready:
+                client = _next(key.data)
+                if client is not None:
+                    with client:
+                        _answer(client, head, body)
+                    answered += 1
     return answered
 
 

@@ -2,6 +2,7 @@
 
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -40,9 +41,8 @@ def test_every_waiting_client_is_told_why(tmp_path: Path) -> None:
     with listen(tmp_path / "s") as listener:
         listener.setblocking(False)
         clients = [waiting(tmp_path / "s", request) for request in CLIENTS]
-        clients.append(silent := socket.socket(socket.AF_UNIX))
-        silent.settimeout(20)
-        silent.connect(str(tmp_path / "s"))
+        clients.append(gone := waiting(tmp_path / "s", b""))
+        gone.shutdown(socket.SHUT_WR)
         assert turn_away([listener], "cannot start: no") == 3
         asked, pinged, said_nothing = map(read, clients)
         assert asked == (
@@ -50,8 +50,25 @@ def test_every_waiting_client_is_told_why(tmp_path: Path) -> None:
             b'{"message":"cannot start: no"}',
         )
         assert pinged == (b"HTTP/1.1 503 Service Unavailable", b"")
-        assert said_nothing == (b"", b"")
+        assert said_nothing[1] == b'{"message":"cannot start: no"}'
         assert turn_away([listener], "again") == 0
+
+
+def test_a_client_that_asks_again_is_answered_again(tmp_path: Path) -> None:
+    """As the docker command does; otherwise its next question would start another daemon."""
+    with listen(tmp_path / "s") as listener:
+        listener.setblocking(False)
+        first = waiting(tmp_path / "s", CLIENTS[1])
+
+        def command() -> list[bytes]:
+            answers = [read(first)[0]]
+            answers += [read(waiting(tmp_path / "s", request))[0] for request in CLIENTS]
+            return answers
+
+        with ThreadPoolExecutor(1) as other:
+            asking = other.submit(command)
+            assert turn_away([listener], "no") == 3
+            assert asking.result() == [b"HTTP/1.1 503 Service Unavailable"] * 3
 
 
 @pytest.mark.parametrize("key", ["color", "socket"])
