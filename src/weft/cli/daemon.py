@@ -97,7 +97,11 @@ from weft.system.service_manager import ServiceManager
     type=click.Path(path_type=Path),
     help=f"Configuration file.  [{DEFAULT_CONFIG}, if it exists]",
 )
-@click.option("--check-config", is_flag=True, help="Check options, file and certificates, and end.")
+@click.option(
+    "--check-config",
+    is_flag=True,
+    help="Check options, file and certificates, and end. `weft check` looks at the host, too.",
+)
 def command(config: Path | None, check_config: bool, **options: object) -> int:
     """Run the daemon of this host in the foreground.
 
@@ -117,7 +121,7 @@ def command(config: Path | None, check_config: bool, **options: object) -> int:
         turn_away(manager.listeners(), str(error))
         return UNFIT
     if check_config:
-        click.echo("configuration OK")
+        click.echo("configuration OK; weft check looks at the host")
         return 0
     if os.geteuid():
         raise click.ClickException("cannot run the daemon: that needs root")

@@ -10,6 +10,7 @@ from weft import VERSION
 from weft.errors import WeftError
 
 COMMANDS = {
+    "check": "weft.cli.check",
     "daemon": "weft.cli.daemon",
     "keys": "weft.cli.keys",
     "lab": "weft.cli.lab",

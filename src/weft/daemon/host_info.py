@@ -100,6 +100,15 @@ def _memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def said(*argv: str) -> str:
+    """What a program prints; empty if it is missing or fails."""
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
 def _first_line(*argv: str) -> str:
     return next(iter(_lines(*argv)), "").strip()
 

@@ -1,0 +1,187 @@
+"""Gathers what `fitness.py` judges, from the host as it is now. Changes nothing, and starts no
+daemon: connecting to the API's socket would."""
+
+import ctypes
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from weft.daemon import host_info
+from weft.daemon.firewall import Policy, policies
+from weft.daemon.fitness import ORDINARY_MTU, HostFacts
+from weft.daemon.node import DaemonOptions
+from weft.errors import InvalidArgument, OperationFailed
+from weft.linux import host, xfrm
+from weft.linux.esp import datapath
+from weft.linux.host_ports import check_free
+from weft.model.addresses import Port, Protocol
+from weft.runtime.apparmor import AppArmor
+
+_PORTS: tuple[tuple[Protocol, Port], ...] = (("tcp", 2377), ("tcp", 2380), ("udp", 4789))
+_NETWORKD = ("/usr/lib", "/usr/local/lib", "/run", "/etc")
+"""Where systemd looks for configuration; a later one wins (systemd.syntax(7))."""
+_STA_UNSYNC = 0x40
+
+
+def gather(options: DaemonOptions | None, configuration: str = "") -> HostFacts:
+    """`options`: None if the configuration is wrong, as `configuration` says. Needs root."""
+    used = options or DaemonOptions()
+    no_kernel = xfrm.why_not()
+    missing = [no_kernel, *datapath.what_is_missing()] if no_kernel is not None else []
+    encryption = "kernel" if no_kernel is None else "userspace" if len(missing) == 1 else ""
+    room, file_system = _storage(used.data_root)
+    return HostFacts(
+        configuration=configuration,
+        missing_programs=tuple(p for p in host_info.PROGRAMS if shutil.which(p) is None),
+        missing_features=tuple(host.check_features()),
+        encryption=encryption,
+        no_encryption="; ".join(missing),
+        taken_ports={} if _is_active("weft.service") else _taken_ports(),
+        engine=_engine(),
+        client=shutil.which("docker") is not None,
+        client_package=host_info.said("apt-cache", "show", "docker-cli") != "",
+        etcd=shutil.which("etcd") is not None,
+        etcd_service=_is_active("etcd.service"),
+        firewall=_firewall(),
+        policies=tuple(_policies()),
+        networkd_forgets=_is_active("systemd-networkd.service") and _networkd_forgets(),
+        networkd_takes_all=_networkd_takes_all() if _is_active("systemd-networkd.service") else "",
+        network_manager=_is_active("NetworkManager.service") and _network_manager_takes(),
+        clock_synchronised=_clock_is_synchronised(),
+        apparmor=AppArmor(used.run_dir).warning,
+        address=_no_address(),
+        mtu=min((link.mtu for link in _underlay()), default=ORDINARY_MTU),
+        free=room,
+        file_system=file_system,
+        data_root=str(used.data_root),
+    )
+
+
+# --- the service manager and its units
+
+
+def _is_active(unit: str) -> bool:
+    return host_info.said("systemctl", "is-active", unit).strip() == "active"
+
+
+def _engine() -> Literal["", "installed", "running"]:
+    if _is_active("docker.service") or _is_active("docker.socket"):
+        return "running"
+    return "installed" if shutil.which("dockerd") else ""
+
+
+def _firewall() -> Literal["", "ufw", "firewalld"]:
+    if _is_active("firewalld.service"):
+        return "firewalld"
+    return "ufw" if host_info.said("ufw", "status").startswith("Status: active") else ""
+
+
+def _policies() -> list[Policy]:
+    text = host_info.said("nft", "--json", "list", "ruleset")
+    try:
+        ruleset: list[Any] = json.loads(text)["nftables"]
+    except (ValueError, KeyError):
+        return []
+    return policies(ruleset)
+
+
+# --- network software
+
+
+def _files(pattern: str) -> Iterable[Path]:
+    """Configuration files of networkd, those that count last at the end."""
+    found: dict[str, Path] = {}
+    for place in _NETWORKD:
+        for path in sorted(Path(place, "systemd").glob(pattern)):
+            found[path.name] = path
+    return [found[name] for name in sorted(found)]
+
+
+def _networkd_forgets(root: Path = Path("/etc/systemd/networkd.conf")) -> bool:
+    """Whether the last word about foreign rules is not `no`."""
+    word = "yes"
+    for path in (root, *_files("networkd.conf.d/*.conf")):
+        for line in _lines(path):
+            key, _, value = line.partition("=")
+            if key.strip() == "ManageForeignRoutingPolicyRules":
+                word = value.strip().lower()
+    return word not in ("no", "false", "0", "off", "n", "f")
+
+
+def _networkd_takes_all() -> str:
+    for path in _files("network/*.network"):
+        lines = [line.replace(" ", "") for line in _lines(path)]
+        if "Name=*" in lines and not any(
+            line.startswith(("Type=", "Kind=", "Driver=")) for line in lines
+        ):
+            return str(path)
+    return ""
+
+
+def _network_manager_takes() -> bool:
+    places = (Path("/etc/NetworkManager"), Path("/usr/lib/NetworkManager"))
+    files = [
+        *places[0].glob("*.conf"),
+        *(file for place in places for file in place.glob("conf.d/*.conf")),
+    ]
+    return not any("docker_gwbridge" in line for file in files for line in _lines(file))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text(errors="replace").splitlines()]
+    except OSError:
+        return []
+
+
+# --- the host itself
+
+
+def _taken_ports() -> dict[str, str]:
+    taken = {}
+    for protocol, port in _PORTS:
+        try:
+            check_free(protocol, port)
+        except OperationFailed:
+            taken[f"{port}/{protocol}"] = "another program"
+    return taken
+
+
+def _underlay() -> list[host.Interface]:
+    return [link for link in host.interfaces() if link.up and link.addresses]
+
+
+def _no_address() -> str:
+    try:
+        host.default_advertise_address()
+    except InvalidArgument as error:
+        return str(error)
+    return ""
+
+
+def _clock_is_synchronised() -> bool | None:
+    """As the kernel has it: STA_UNSYNC of adjtimex(2), whichever program sets the clock."""
+
+    class Timex(ctypes.Structure):
+        _fields_ = (
+            ("modes", ctypes.c_uint), ("offset", ctypes.c_long), ("freq", ctypes.c_long), ("maxerror", ctypes.c_long),
+            ("esterror", ctypes.c_long), ("status", ctypes.c_int), ("rest", ctypes.c_byte * 256),
+        )  # fmt: skip
+
+    answer = Timex()
+    if ctypes.CDLL(None).adjtimex(ctypes.byref(answer)) < 0:
+        return None
+    return not answer.status & _STA_UNSYNC
+
+
+def _storage(data_root: Path) -> tuple[int, str]:
+    """Free bytes and the type of the file system on which the data is or will be."""
+    path = data_root
+    while not path.exists():
+        path = path.parent
+    status = os.statvfs(path)
+    found = host_info.said("findmnt", "--noheadings", "--output", "FSTYPE", "--target", str(path))
+    return status.f_bavail * status.f_frsize, found.strip()
