@@ -1,0 +1,126 @@
+"""Hosts of a Debian release under their own systemd, in namespaces of this machine: what a package does when it is installed, started,
+upgraded and removed can be seen there within seconds.
+
+The root file system is made of Debian's packages once and kept in /var/cache/weft/package; each host writes to a layer of its own
+above it. The kernel is this machine's. Everything of a host ends with its first process, which is ended by its number.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+
+CACHE = Path("/var/cache/weft/package")
+PACKAGES = (
+    "systemd", "systemd-sysv", "dbus", "init-system-helpers", "python3", "conmon", "runc", "skopeo", "golang-github-containers-common",
+    "libnftables1", "nftables", "iproute2", "etcd-server", "ca-certificates", "apparmor", "curl", "procps",
+)  # fmt: skip
+"""What weft-swarm depends on and recommends, so that it can be installed without a network; and what tests look with."""
+ADDRESS = "10.59.75.11"
+SECONDS = 60
+_NUMBERS = itertools.count()
+_BOOT = Path(__file__).with_name("boot.sh")
+
+
+def base(release: str) -> Path:
+    """The release's root file system, made if need be."""
+    number = hashlib.sha256(repr((release, PACKAGES)).encode()).hexdigest()[:12]
+    root = CACHE / f"{release}-{number}"
+    if not root.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        for old in CACHE.glob(f"{release}-*"):
+            shutil.rmtree(old)
+        draft = CACHE / f".{release}"
+        shutil.rmtree(draft, ignore_errors=True)
+        subprocess.run(
+            ["mmdebstrap", "--quiet", "--variant=apt", f"--include={','.join(PACKAGES)}", release, draft],
+            check=True,
+        )  # fmt: skip
+        draft.rename(root)
+    return root
+
+
+class BootedHost:
+    def __init__(self, release: str, scratch: Path) -> None:
+        """`scratch`: for its own files; must not be on an overlay."""
+        self.release, self._scratch = release, scratch
+        self._group = f"weft-host-{os.getpid()}-{next(_NUMBERS)}"
+        for name in ("upper", "work", "data", "root"):
+            (scratch / name).mkdir()
+        with (scratch / "console").open("wb") as console:
+            self._outer = subprocess.Popen(
+                ["unshare", "-m", "sh", _BOOT, base(release), scratch, ADDRESS, self._group],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        self._first = 0
+
+    def boot(self) -> None:
+        """Returns when systemd has started all that it starts."""
+        deadline = time.monotonic() + SECONDS
+        children = Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children")
+        while not self._first or self.sh(
+            "systemctl is-system-running", check=False
+        ).strip() not in (
+            "running",
+            "degraded",
+        ):
+            if self._outer.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((self._scratch / "console").read_text(errors="replace"))
+            with contextlib.suppress(OSError):  # processes that end while they are looked at
+                for child in children.read_text().split():
+                    if os.readlink(f"/proc/{child}/exe").endswith("/systemd"):
+                        self._first = int(child)
+            time.sleep(0.05)
+
+    def sh(self, command: str, *, check: bool = True, seconds: float = SECONDS) -> str:
+        """What it prints, errors included."""
+        done = subprocess.run(
+            ["nsenter", "-t", str(self._first), "-a", "-r", "-w", "env", "-i", "HOME=/root", "LANG=C.UTF-8",
+             "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive",
+             "sh", "-c", command],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds,
+        )  # fmt: skip
+        if check and done.returncode != 0:
+            raise RuntimeError(f"{command}: status {done.returncode}\n{done.stdout}")
+        return done.stdout
+
+    def put(self, source: Path, target: str) -> None:
+        """Copies a file into the host."""
+        with source.open("rb") as content:
+            subprocess.run(
+                ["nsenter", "-t", str(self._first), "-a", "-r", "-w", "dd", "status=none", f"of={target}"],
+                stdin=content,
+                check=True,
+            )  # fmt: skip
+
+    def __enter__(self) -> "BootedHost":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._first:
+            os.kill(self._first, signal.SIGKILL)
+        else:
+            self._outer.kill()
+        self._outer.wait()
+        # The kernel needs a moment to forget the last process of a control group.
+        remove = (
+            'mount -t cgroup2 cgroup2 "$1" && cd "$1" && for i in $(seq 100); do'
+            ' [ -d "$2" ] || exit 0; find "$2" -depth -type d -exec rmdir {} + 2>/dev/null; sleep 0.1; done; exit 1'
+        )
+        subprocess.run(
+            ["unshare", "-m", "sh", "-c", remove, "sh", self._scratch / "root", self._group],
+            check=True,
+        )
