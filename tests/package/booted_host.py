@@ -23,7 +23,7 @@ PACKAGES = (
 )  # fmt: skip
 """What weft-swarm depends on and recommends, so that it can be installed without a network; and what tests look with."""
 ADDRESS = "10.59.75.11"
-SECONDS = 60
+SECONDS = 180
 _NUMBERS = itertools.count()
 _BOOT = Path(__file__).with_name("boot.sh")
 

@@ -11,9 +11,11 @@ import logging
 import os
 import socket
 import stat
+import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
@@ -49,6 +51,8 @@ DECODED_AT_ONCE = 2
 memory and a tenth of a second of CPU time."""
 MAX_LOGGED = 1024
 """Characters of a cause in the log."""
+_KEEP_SOCKET: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+"""From Python 3.13 on a server removes the file of its socket, also of one that it was given."""
 GRACE = 1.0
 """Seconds that `close` gives to requests in progress; streams would go on for ever."""
 
@@ -81,7 +85,7 @@ class ApiServer:
 
     async def _listen_at(self, listening: socket.socket, path: Path | str) -> None:
         server = await asyncio.get_running_loop().create_unix_server(
-            await self._protocols(), sock=listening, backlog=BACKLOG
+            await self._protocols(), sock=listening, backlog=BACKLOG, **_KEEP_SOCKET
         )
         self._servers.append(server)
         log.info("api.listening path=%s version=%s", path, MAX_VERSION)

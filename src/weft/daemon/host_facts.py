@@ -4,6 +4,7 @@ daemon: connecting to the API's socket would."""
 import ctypes
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,14 +14,13 @@ from weft.daemon import host_info
 from weft.daemon.firewall import Policy, policies
 from weft.daemon.fitness import ORDINARY_MTU, HostFacts
 from weft.daemon.node import DaemonOptions
-from weft.errors import InvalidArgument, OperationFailed
+from weft.errors import InvalidArgument
 from weft.linux import host, xfrm
 from weft.linux.esp import datapath
-from weft.linux.host_ports import check_free
-from weft.model.addresses import Port, Protocol
 from weft.runtime.apparmor import AppArmor
 
-_PORTS: tuple[tuple[Protocol, Port], ...] = (("tcp", 2377), ("tcp", 2380), ("udp", 4789))
+_PORTS = ("2377/tcp", "2380/tcp", "4789/udp")
+_USER = re.compile(r'users:\(\("([^"]*)",pid=(\d+)')
 _NETWORKD = ("/usr/lib", "/usr/local/lib", "/run", "/etc")
 """Where systemd looks for configuration; a later one wins (systemd.syntax(7))."""
 _STA_UNSYNC = 0x40
@@ -141,13 +141,33 @@ def _lines(path: Path) -> list[str]:
 
 
 def _taken_ports() -> dict[str, str]:
-    taken = {}
-    for protocol, port in _PORTS:
-        try:
-            check_free(protocol, port)
-        except OperationFailed:
-            taken[f"{port}/{protocol}"] = "another program"
-    return taken
+    """What Weft itself left running is in its slice, and its VXLAN devices are in namespaces."""
+    devices = [link.name for link in host.interfaces() if link.kind == "vxlan"]
+    text = host_info.said("ss", "--no-header", "--tcp", "--udp", "--listening", "--numeric", "--processes")  # fmt: skip
+    return {
+        port: program or f"the VXLAN device {devices[0]}"
+        for port, (program, process) in port_holders(text).items()
+        if (program and not _is_ours(process)) or (not program and devices)
+    }
+
+
+def port_holders(text: str) -> dict[str, tuple[str, int]]:
+    """Who has our ports: `2377/tcp` -> (program, process), of the lines of ss(8); no program if the
+    kernel has it itself. A socket on loopback alone is in nobody's way."""
+    found = {}
+    for line in text.splitlines():
+        words = line.split()
+        protocol, address, users = words[0], words[4], " ".join(words[6:])
+        host_part, _, port = address.rpartition(":")
+        name = f"{port}/{protocol}"
+        if name in _PORTS and not host_part.startswith(("127.", "[::1]")):
+            user = _USER.search(users)
+            found[name] = (user[1], int(user[2])) if user else ("", 0)
+    return found
+
+
+def _is_ours(process: int) -> bool:
+    return any("/weft.s" in line for line in _lines(Path(f"/proc/{process}/cgroup")))
 
 
 def _underlay() -> list[host.Interface]:

@@ -6,6 +6,7 @@ import pytest
 from weft.cli.check import status, text
 from weft.daemon.firewall import Policy, policies
 from weft.daemon.fitness import HostFacts, examine
+from weft.daemon.host_facts import port_holders
 
 SOME_POLICY = Policy(family="inet", table="filter", chain="input", hook="input", accepted=frozenset({22}))  # fmt: skip
 
@@ -102,3 +103,17 @@ ACCEPT = {"accept": None}
 )  # fmt: skip
 def test_what_a_firewall_accepts(elements: list[object], found: list[set[object]]) -> None:
     assert [set(policy.accepted) for policy in policies(elements)] == found
+
+
+SOCKETS = """\
+udp   UNCONN 0      0            0.0.0.0:4789      0.0.0.0:*
+udp   UNCONN 0      0            0.0.0.0:53        0.0.0.0:*    users:(("dns",pid=3,fd=4))
+tcp   LISTEN 0      4096       127.0.0.1:2380      0.0.0.0:*    users:(("etcd",pid=96,fd=7))
+tcp   LISTEN 0      511             [::]:2377         [::]:*    users:(("nginx",pid=7,fd=6),("nginx",pid=5,fd=6))
+tcp   LISTEN 0      511            [::1]:2377         [::]:*    users:(("other",pid=8,fd=6))
+"""
+
+
+def test_who_has_our_ports() -> None:
+    assert port_holders(SOCKETS) == {"4789/udp": ("", 0), "2377/tcp": ("nginx", 7)}
+    assert port_holders("") == {}
