@@ -12,10 +12,11 @@ from tests.package.booted_host import ADDRESS, BootedHost
 
 pytestmark = pytest.mark.root
 INSTALL = "apt-get install -qq -y --no-install-recommends"
+NOT_LOOKED_AT = ("/proc", "/sys", "/run", "/tmp", "/root", "/var/log", "/var/cache/apt", "/var/lib/apt")  # fmt: skip
 LIST = (
-    "find / -xdev ( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /root -o -path /var/log -o -path /var/cache/apt -o -path /var/lib/apt )"
-    " -prune -o -printf '%y %p\\n' | sort"
-).replace("( ", r"\( ").replace(" )", r" \)")  # fmt: skip
+    r"find / -xdev \( " + " -o ".join(f"-path {path}" for path in NOT_LOOKED_AT) + r" \) -prune"
+    r" -o -printf '%y %p\n' | sort"
+)
 MEGABYTES = 40
 
 
