@@ -38,13 +38,18 @@ def turn_away(listeners: Iterable[socket.socket], reason: str) -> int:
             ready = waiting.select(_LINGER)
             if not ready:
                 break
-            for key, _ in ready:
-                client = _next(key.data)
-                if client is not None:
-                    with client:
-                        _answer(client, head, body)
-                    answered += 1
+            answered += sum(_answer_next(key.data, head, body) for key, _ in ready)
     return answered
+
+
+def _answer_next(listener: socket.socket, head: bytes, body: bytes) -> bool:
+    """False if nobody waits there."""
+    client = _next(listener)
+    if client is None:
+        return False
+    with client:
+        _answer(client, head, body)
+    return True
 
 
 def _next(listener: socket.socket) -> socket.socket | None:
