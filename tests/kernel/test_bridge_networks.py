@@ -131,9 +131,15 @@ def on_a_host(tmp_path: Path, story: Callable[[Bed], Awaitable[None]]) -> None:
     with_kernel(directory, body)
 
 
-def test_who_reaches_whom(tmp_path: Path) -> None:
+FILTERS_BRIDGES = pytest.mark.parametrize("setting", ["0", "1"])
+"""The host's `bridge-nf-call-iptables`: whether packets within a bridge pass the host's rules."""
+
+
+@FILTERS_BRIDGES
+def test_who_reaches_whom(tmp_path: Path, setting: str) -> None:
     async def story(bed: Bed) -> None:
         node = bed.node
+        sh(f"sysctl -qw net.bridge.bridge-nf-call-iptables={setting} || true")
         await node.networks.create(BridgeNetworkSpec(name="blue"))
         await node.networks.create(BridgeNetworkSpec(name="red"))
         await node.networks.create(BridgeNetworkSpec(name="inner", internal=True))
@@ -146,6 +152,8 @@ def test_who_reaches_whom(tmp_path: Path) -> None:
         server, inner = bed.serve(bed.at(two), 80), bed.serve(bed.at(deeper), 80)
         quiet, away = bed.serve(bed.at(muter), 80), bed.serve(bed.outside, 80)
         own, secret = bed.serve(None, 8000), bed.serve(None, 9000)
+        inside(bed.at(deep).parent, deep.key, "ip route add default via 172.20.0.1")
+        inside(bed.outside.parent, bed.outside.name, f"ip route add 172.16.0.0/12 via {HOST}")
         at = {
             place.name: str(place.endpoints[0].address.ip)
             for place in (one, two, red, deep, deeper, mute, muter, plain)
@@ -168,7 +176,6 @@ def test_who_reaches_whom(tmp_path: Path) -> None:
         ):
             bed.meet(bed.at(caller), to, port, listener, seen)
         bed.meet(None, at["two"], 80, server, "172.18.0.1")
-        inside(bed.outside.parent, bed.outside.name, f"ip route add 172.16.0.0/12 via {HOST}")
         bed.meet(bed.outside, at["two"], 80, server, None)
         # The host's own loopback, by a frame that no rule of the container's kernel holds back.
         space = bed.at(one)
@@ -268,11 +275,11 @@ def test_names_and_changes_while_a_container_runs(tmp_path: Path) -> None:
     on_a_host(tmp_path, story)
 
 
-@pytest.mark.parametrize("call_iptables", ["0", "1"])
-def test_nobody_sends_as_another_one(tmp_path: Path, call_iptables: str) -> None:
+@FILTERS_BRIDGES
+def test_nobody_sends_as_another_one(tmp_path: Path, setting: str) -> None:
     async def story(bed: Bed) -> None:
         node = bed.node
-        sh(f"sysctl -qw net.bridge.bridge-nf-call-iptables={call_iptables} || true")
+        sh(f"sysctl -qw net.bridge.bridge-nf-call-iptables={setting} || true")
         await node.networks.create(BridgeNetworkSpec(name="blue"))
         liar, other, listener = [await node.run(name, "blue") for name in ("liar", "two", "ear")]
         ear = bed.serve(bed.at(listener), 53, socket.SOCK_DGRAM)
