@@ -270,14 +270,15 @@ async def test_a_start_that_hangs_has_failed(tmp_path: Path) -> None:
 async def test_no_more_commands_start_at_once_than_there_are_slots(tmp_path: Path) -> None:
     async with rig(tmp_path, tasks=0) as r:
         checked(r, tasks=20)
-        starting, most = 0, 0
+        starting, most, begun = 0, 0, 0
 
         async def slow(id: ContainerId, argv: tuple[str, ...], **options: Any) -> Exec:
             command = await type(r.runtime).exec(r.runtime, id, argv, **options)
             start = command.start
 
             async def begin() -> Attached:
-                nonlocal starting, most
+                nonlocal starting, most, begun
+                begun += 1
                 starting += 1
                 most = max(most, starting)
                 await asyncio.sleep(0.5)
@@ -294,8 +295,12 @@ async def test_no_more_commands_start_at_once_than_there_are_slots(tmp_path: Pat
         began = asyncio.get_running_loop().time()
         await r.until_all(TaskState.RUNNING, 60)
         assert most == 2
-        # 20 starts of half a second with as much rest, two at a time.
-        assert asyncio.get_running_loop().time() - began > 9
+        # 20 starts of half a second, two at a time, and no rest: tasks wait to be healthy.
+        assert 5 < asyncio.get_running_loop().time() - began < 7
+        begun = 0
+        await asyncio.sleep(60)
+        # From then on as much rest as work.
+        assert 100 < begun <= 122
 
 
 @simulated

@@ -9,6 +9,8 @@ A probe that cannot be run has failed, whatever the reason: a frozen container, 
 runtime that fails or hangs. To start a command costs the host about as much as to start a container, so
 only as many commands are started at a time as there are CPUs, and after each start its slot rests as
 long as the start took: probes take half of the CPUs at the most, and are late if that is not enough.
+Only a container's first probe gives its slot back at once: a task is waited for until it is healthy,
+and there are no more of these than starts of containers.
 """
 
 import asyncio
@@ -157,7 +159,7 @@ class HealthMonitor:
         """Runs the check's command once. Never fails: a failure is a result."""
         start, id = self._clock(), watch.container.id
         try:
-            async with self._slot():
+            async with self._slot(rests=bool(watch.health.log)):
                 started = self._clock()
                 command, streams = await self._start(watch, self._argv(watch))
         except Exception as error:
@@ -172,15 +174,17 @@ class HealthMonitor:
             streams.close()
 
     @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        """The right to start a command."""
+    async def _slot(self, *, rests: bool) -> AsyncIterator[None]:
+        """The right to start a command. `rests`: nobody has it afterwards for as long as it was
+        held."""
         loop = asyncio.get_running_loop()
         await self._slots.acquire()
         began = loop.time()
         try:
             yield
         finally:
-            loop.call_later(min(loop.time() - began, MOST_REST), self._slots.release)
+            rest = min(loop.time() - began, MOST_REST) if rests else 0.0
+            loop.call_later(rest, self._slots.release)
 
     def _argv(self, watch: _Watch) -> tuple[str, ...]:
         try:
