@@ -127,6 +127,22 @@ def test_a_port_that_is_taken(cluster: Cluster, names: Names) -> None:
     )
     assert "port '8092' is already in use by service 'first'" in said
     assert "second" not in cluster.docker("node1", "service", "ls", "--format", "{{.Name}}").split()
+    labels = ("weft.publish-address=127.0.0.1", "weft.publish-address.8096/tcp=10.59.72.12")
+    ports = ("-p", "8096:80", "-p", "published=8097,target=80,mode=host")
+    named = [word for label in labels for word in ("--label", label)]
+    cluster.create(names("at-one"), *named, *ports, replicas=1)
+    (task,) = cluster.running("at-one")
+    node = task["Node"]
+
+    def answers(asker: str, address: str, port: int) -> bool:
+        url = f"http://{address}:{port}/whoami"
+        return "hostname" in cluster.on(asker, "curl", "-s", "--max-time", "3", url, ok=False)
+
+    asked = {address: answers("client", address, 8096) for address in cluster.nodes.values()}
+    assert asked == {address: address == "10.59.72.12" for address in asked}
+    assert answers(node, "127.0.0.1", 8097)
+    assert not answers("client", cluster.nodes[node], 8097)
+    assert "127.0.0.1:8097->80/tcp" in cluster.docker(node, "ps", "--format", "{{.Ports}}")
 
 
 UDP_SERVER = """

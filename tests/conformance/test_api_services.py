@@ -201,6 +201,25 @@ def test_a_service_from_creation_to_removal(manager: Daemon) -> None:
             "Labels: weft.affinity=client-address: with endpoint mode dnsrr callers choose a task",
         ),
         (
+            ["--label", "weft.publish-address=127.0.0.1", "--network", "host"],
+            "Labels: weft.publish-address=127.0.0.1: the service publishes no port",
+        ),
+        (
+            ["--label", "weft.publish-address.80=127.0.0.1", "-p", "8080:80"],
+            "Labels: weft.publish-address.80=127.0.0.1: the service publishes no port 80/tcp",
+        ),
+        (
+            [
+                "--label",
+                "weft.publish-address=127.0.0.1",
+                "--network",
+                "host",
+                "-p",
+                "published=80,target=80,mode=host",
+            ],
+            "a program on the network host chooses itself where it listens",
+        ),
+        (
             ["--label", "weft.affinity=client-address", "--network", "host"],
             "callers of a service on the network host choose a host themselves",
         ),
@@ -240,6 +259,24 @@ def test_a_service_gets_the_addresses_of_its_labels(manager: Daemon) -> None:
     manager.ok("service", "update", "--label-add", "weft.address.n=10.31.0.51", "web")
     endpoint = json.loads(manager.ok("service", "inspect", "web"))[0]["Endpoint"]
     assert [vip["Addr"] for vip in endpoint["VirtualIPs"]] == ["10.31.0.51/24"]
+
+
+def test_a_port_is_published_at_the_address_of_its_label(manager: Daemon) -> None:
+    manager.container("-p", "published=8081,target=80,mode=host", "-p", "8080:80",
+                      "--label", "weft.publish-address=127.0.0.1",
+                      "--label", "weft.publish-address.8080/tcp=127.0.0.2")  # fmt: skip
+    assert "127.0.0.1:8081->80/tcp" in manager.ok("ps", "--format", "{{.Ports}}")
+    bindings = "{{json .HostConfig.PortBindings}}"
+    assert json.loads(manager.ok("inspect", "-f", bindings, manager.ok("ps", "-q").strip())) == {
+        "80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8081"}]
+    }
+    shown = json.loads(manager.ok("service", "inspect", "web"))[0]["Endpoint"]["Ports"]
+    assert {port["PublishedPort"] for port in shown} == {8080, 8081}
+    other = ("service", "create", "-d", "--no-resolve-image", "-p", "8080:80", "--label")
+    assert "port '8080' is already in use by service 'web'" in manager.refused(
+        *other, "weft.publish-address=127.0.0.2", IMAGE
+    )
+    manager.ok(*other, "weft.publish-address=127.0.0.3", IMAGE)
 
 
 def test_services_get_names_and_ports_are_not_shared(manager: Daemon) -> None:

@@ -474,6 +474,61 @@ def test_a_host_mode_port() -> None:
     )
 
 
+NODE1 = IPv4Address("10.59.72.11")
+
+
+def test_a_port_of_the_mesh_at_one_address_of_the_hosts() -> None:
+    """The host that has the address answers there; others have the same port for another service,
+    or not at all."""
+    swarm = Swarm(3)
+    bound = PublishedPort(target=80, published=WEB, host_address=NODE1)
+    inner = PublishedPort(target=80, published=WEB, host_address=IPv4Address("127.0.0.1"))
+    [web] = swarm.service("web", ports=[bound], on=[2])
+    other = msgspec.structs.replace(bound, host_address=IPv4Address("10.59.72.12"))
+    [beside] = swarm.service("beside", ports=[other], on=[3])
+    [private] = swarm.service("private", ports=[inner], on=[3])
+    cluster = Cluster(swarm)
+    for host, task in (("node1", web), ("node2", beside)):
+        request = cluster.from_outside(host, WEB)
+        assert cluster.round_trip(request, task)
+        assert arrived(request).source == CLIENT
+    assert cluster.from_outside("node3", WEB).place == Place("node3"), "nobody's port there"
+    assert cluster.round_trip(cluster.from_host("node1", NODE1, WEB), web)
+    for host in ("node1", "node2", "node3"):
+        assert cluster.round_trip(cluster.from_host(host, "127.0.0.1", WEB), private)
+    swarm.set_serving(web, False)
+    cluster.apply()
+    assert "by mesh-refuse" in cluster.underlay.trace(Packet("tcp", CLIENT, 45000, NODE1, WEB)).end
+
+
+def test_a_port_in_host_mode_at_one_address_of_its_host() -> None:
+    swarm = Swarm(2)
+    at = [NODE1, IPv4Address("127.0.0.1"), IPv4Address("192.0.2.10")]
+    ports = [
+        PublishedPort(target=80, published=DIRECT + i, mode="host", host_address=address)
+        for i, address in enumerate(at)
+    ]
+    [task] = swarm.service("direct", ports=ports, on=[1])
+    [beside] = swarm.service("beside", on=[1])
+    cluster = Cluster(swarm)
+    request = cluster.from_outside("node1", DIRECT)
+    assert cluster.round_trip(request, task)
+    assert arrived(request).source == CLIENT
+    assert cluster.from_host("node1", "127.0.0.1", DIRECT).place == Place("node1")
+    for asker in (task, beside):
+        assert cluster.round_trip(cluster.from_task(asker, NODE1, DIRECT), task)
+    inner = DIRECT + 1
+    assert cluster.round_trip(cluster.from_host("node1", "127.0.0.1", inner), task)
+    assert cluster.from_outside("node1", inner).place == Place("node1")
+    assert cluster.from_task(beside, NODE1, inner).place == Place("node1")
+    for setting in ("0", "1"):
+        localnet = op.SetSysctl(HOST, "net.ipv4.conf.ens160.route_localnet", setting)
+        cluster.kernel("node1").damage(localnet)
+        stray = Packet("tcp", CLIENT, 40000, IPv4Address("127.0.0.1"), inner)
+        assert not cluster.underlay.trace(stray, via="node1").did("dnat")
+    assert cluster.from_outside("node1", DIRECT + 2).place == Place("node1"), "no such address here"
+
+
 @pytest.mark.parametrize("mode", ["ingress", "host"])
 def test_what_the_daemon_listens_on_leads_to_the_daemon(mode: Literal["ingress", "host"]) -> None:
     """Also where somebody has published that number; other hosts and ports are as they were."""

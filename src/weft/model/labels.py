@@ -5,7 +5,7 @@ Only a service's own labels count, never those of an image or of a container. La
 the containers become part of the task's specification, so that a change of them replaces tasks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import msgspec
@@ -13,7 +13,7 @@ import msgspec
 from weft.errors import InvalidArgument, clip
 from weft.model.device import Device
 from weft.model.numbers import decimal
-from weft.model.service import Affinity, ServiceSpec
+from weft.model.service import Affinity, PublishedPort, ServiceSpec
 
 PREFIX = "weft."
 DEVICES = "weft.devices"
@@ -30,7 +30,11 @@ TASK_ADDRESSES = "weft.task-addresses."
 """With the name of a network: the tasks' addresses there, by slot, with commas between them."""
 AFFINITY = "weft.affinity"
 """`client-address`: the connections of a client reach the same task."""
-KNOWN = (AFFINITY, DEVICES, PRIVILEGED, START_AFTER, REBALANCE)
+PUBLISH_ADDRESS = "weft.publish-address"
+"""The address of hosts at which all ports of the service are published."""
+PUBLISH_ADDRESS_OF = f"{PUBLISH_ADDRESS}."
+"""With a port such as `8080/tcp`: the address for that port alone."""
+KNOWN = (AFFINITY, DEVICES, PRIVILEGED, START_AFTER, REBALANCE, PUBLISH_ADDRESS)
 OF_NETWORKS = (ADDRESS, TASK_ADDRESSES)
 """How labels begin that end with the name of a network."""
 MAX_DEVICES = 64
@@ -48,8 +52,10 @@ def applied(spec: ServiceSpec) -> ServiceSpec:
     """The specification with what its labels say about its containers. Raises `InvalidArgument`,
     also for a label with the prefix `weft.` that Weft does not know: it may be a typing error."""
     for name in spec.labels:
-        if name.startswith(PREFIX) and name not in KNOWN and not network_of(name):
-            known = ", ".join((*KNOWN, *(f"{start}NETWORK" for start in OF_NETWORKS)))
+        is_known = name in KNOWN or network_of(name) or name.startswith(PUBLISH_ADDRESS_OF)
+        if name.startswith(PREFIX) and not is_known:
+            more = (*(f"{start}NETWORK" for start in OF_NETWORKS), f"{PUBLISH_ADDRESS_OF}PORT")
+            known = ", ".join((*KNOWN, *more))
             raise InvalidArgument(f"Labels: {clip(name)} is not a label that Weft knows ({known})")
     start_after(spec.labels)
     container = spec.task.container
@@ -59,11 +65,13 @@ def applied(spec: ServiceSpec) -> ServiceSpec:
     container = msgspec.structs.replace(
         container, devices=devices(spec.labels), privileges=privileges
     )
-    return msgspec.structs.replace(
-        spec,
-        task=msgspec.structs.replace(spec.task, container=container),
-        endpoint=msgspec.structs.replace(spec.endpoint, affinity=affinity(spec.labels)),
+    endpoint = msgspec.structs.replace(
+        spec.endpoint,
+        affinity=affinity(spec.labels),
+        ports=published(spec.labels, spec.endpoint.ports),
     )
+    task = msgspec.structs.replace(spec.task, container=container)
+    return msgspec.structs.replace(spec, task=task, endpoint=endpoint)
 
 
 def is_privileged(labels: Mapping[str, str]) -> bool:
@@ -121,6 +129,42 @@ def affinity(labels: Mapping[str, str]) -> Affinity:
     return "client-address"
 
 
+def published(
+    labels: Mapping[str, str], ports: Sequence[PublishedPort]
+) -> tuple[PublishedPort, ...]:
+    """The ports with the addresses of the labels. Raises `InvalidArgument`."""
+    everywhere = _host_address(labels, PUBLISH_ADDRESS) if PUBLISH_ADDRESS in labels else None
+    if everywhere is not None and not ports:
+        raise refusal(PUBLISH_ADDRESS, labels[PUBLISH_ADDRESS], "the service publishes no port")
+    single: dict[tuple[str, int], IPv4Address] = {}
+    known = {(port.protocol, port.published) for port in ports if port.published}
+    for label in sorted(name for name in labels if name.startswith(PUBLISH_ADDRESS_OF)):
+        number, _, protocol = label.removeprefix(PUBLISH_ADDRESS_OF).partition("/")
+        key = (protocol or "tcp", decimal(number, 65535) or 0)
+        if key not in known:
+            cause = f"the service publishes no port {clip(number)}/{clip(protocol or 'tcp')}"
+            raise refusal(label, labels[label], cause)
+        if key in single:
+            raise refusal(label, labels[label], "another label is about the same port")
+        single[key] = _host_address(labels, label)
+    return tuple(
+        msgspec.structs.replace(
+            port, host_address=single.get((port.protocol, port.published), everywhere)
+        )
+        for port in ports
+    )
+
+
+def _host_address(labels: Mapping[str, str], label: str) -> IPv4Address:
+    address = _address(label, labels[label], "ports are published at IPv4 addresses only")
+    if address.is_unspecified:
+        cause = "stands for all addresses: leave the label out to publish at all of them"
+        raise refusal(label, labels[label], cause)
+    if address.is_multicast or address.is_reserved:
+        raise refusal(label, labels[label], "is not an address that a host can have")
+    return address
+
+
 def network_of(label: str) -> str:
     """The network that a label names; empty for other labels."""
     return next((label.removeprefix(s) for s in OF_NETWORKS if label.startswith(s)), "")
@@ -133,20 +177,20 @@ def addresses(labels: Mapping[str, str], label: str) -> tuple[IPv4Address, ...]:
     words = names(labels, label) if is_list else (labels[label],)
     if len(words) > MAX_ADDRESSES:
         raise refusal(label, labels[label], f"has more than {MAX_ADDRESSES} addresses")
-    found = tuple(_address(label, word) for word in words)
+    found = tuple(_address(label, word, "networks of services have IPv4 only") for word in words)
     for address in found if len(set(found)) < len(found) else ():
         if found.count(address) > 1:
             raise refusal(label, labels[label], f"names {address} twice")
     return found
 
 
-def _address(label: str, word: str) -> IPv4Address:
+def _address(label: str, word: str, only_ipv4: str) -> IPv4Address:
     try:
         address = ip_address(word)
     except ValueError:
         raise refusal(label, word, "must be an IPv4 address such as 10.0.1.50") from None
     if isinstance(address, IPv6Address):
-        raise refusal(label, word, "is an IPv6 address: networks of services have IPv4 only")
+        raise refusal(label, word, f"is an IPv6 address: {only_ipv4}")
     return address
 
 

@@ -140,7 +140,14 @@ class PublishedPort(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     mode: Literal["ingress", "host"] = "ingress"
     name: str = ""
     host_address: IPv4Address | None = None
-    """The host's address on which the port is published; None: on all. In host mode only."""
+    """The host's address on which the port is published; None: on all. For a service it comes from
+    a label (`labels.py`)."""
+
+    def meets(self, other: "PublishedPort") -> bool:
+        """Whether both are published under the same number, protocol and address."""
+        one, two = (self.protocol, self.published), (other.protocol, other.published)
+        at = (self.host_address, other.host_address)
+        return one == two and (None in at or at[0] == at[1])
 
 
 Affinity = Literal["", "client-address"]

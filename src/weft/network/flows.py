@@ -26,7 +26,7 @@ from typing import NamedTuple
 from weft.model.addresses import Port, Protocol
 from weft.network.bridge import PUBLISHED, PUBLISHED_AT
 from weft.network.fragments import TABLE
-from weft.network.gateway import HOST_PORTS
+from weft.network.gateway import HOST_PORTS, HOST_PORTS_AT
 from weft.network.kernel_state import Entry, KernelState, Namespace
 from weft.network.ownership import BRIDGE_TABLE
 from weft.network.service_table import Published, Services
@@ -68,7 +68,7 @@ def stale_flows(before: KernelState, after: KernelState) -> set[Place]:
             if key not in known:
                 known[key] = frozenset(map(Answered, _left(old, new)))
             found.update((name, stale) for stale in known[key])
-            found.update((name, Asked(*port)) for port in _begun(old, new))
+            found.update((name, Asked(*port.key)) for port in _begun(old, new))
         for ports, wanted in zip(old_ports, new_ports, strict=True):
             if ports is not wanted:
                 found.update((name, stale) for stale in _of_host_ports(ports, wanted))
@@ -82,6 +82,7 @@ def _ways(namespace: Namespace) -> tuple[Services, list[_HostPorts]]:
     services = _NO_SERVICES if table is None else table.services
     return services, [
         _elements(namespace, TABLE, HOST_PORTS),
+        _elements(namespace, TABLE, HOST_PORTS_AT),
         _elements(namespace, BRIDGE_TABLE, PUBLISHED),
         _elements(namespace, BRIDGE_TABLE, PUBLISHED_AT),
     ]

@@ -60,6 +60,9 @@ SENDERS = SetType(("ether_addr", "ipv4_addr"))
 HOST_PORTS = "gateway-ports"
 """The map of host-mode ports: protocol and published port to a container's address and port."""
 PORTS = SetType(("inet_proto", "inet_service"), ("ipv4_addr", "inet_service"))
+HOST_PORTS_AT = "gateway-ports-at"
+"""The map of host-mode ports that are published at one address of the host."""
+PORTS_AT = SetType(("ipv4_addr", "inet_proto", "inet_service"), ("ipv4_addr", "inet_service"))
 
 
 def bridge(facts: NodeFacts, residents: Sequence[Resident]) -> Iterator[Namespace]:
@@ -113,20 +116,23 @@ def _sets(facts: NodeFacts, residents: Sequence[Resident]) -> dict[str, ElementS
     senders: dict[Entry, Entry] = {(mac_for(address), address): () for address in own}
     return {
         "gateway-senders": ElementSet(SENDERS, senders),
-        HOST_PORTS: ElementSet(PORTS, _host_ports(residents)),
+        HOST_PORTS: ElementSet(PORTS, _host_ports(residents, at_one=False)),
+        HOST_PORTS_AT: ElementSet(PORTS_AT, _host_ports(residents, at_one=True)),
     }
 
 
-def _host_ports(residents: Sequence[Resident]) -> dict[Entry, Entry]:
-    """A resident that is leaving gets no new connections; the kernel remembers the established
-    ones."""
+def _host_ports(residents: Sequence[Resident], at_one: bool) -> dict[Entry, Entry]:
+    """`at_one`: the ports that are published at one address, or all others. A resident that is
+    leaving gets no new connections; the kernel remembers the established ones."""
     found: dict[Entry, Entry] = {}
     for sandbox, workload in sorted(
         (r for r in residents if not r.workload.is_leaving), key=lambda r: r.workload.id
     ):
         for port in workload.ports:
-            if port.mode == "host" and port.published:
-                found.setdefault((port.protocol, port.published), (sandbox.gateway.ip, port.target))
+            at = () if port.host_address is None else (port.host_address,)
+            if port.mode == "host" and port.published and bool(at) == at_one:
+                key: Entry = (*at, port.protocol, port.published)
+                found.setdefault(key, (sandbox.gateway.ip, port.target))
     return found
 
 
@@ -153,16 +159,29 @@ def _guard() -> str:
 
 def _rules(facts: NodeFacts) -> str:
     protocols = f"meta l4proto {{ {', '.join(PROTOCOLS)} }}"
-    target = f"{protocols} dnat ip to meta l4proto . th dport map @{HOST_PORTS}"
+    targets = (
+        f"{protocols} dnat ip to ip daddr . meta l4proto . th dport map @{HOST_PORTS_AT}",
+        f"{protocols} dnat ip to meta l4proto . th dport map @{HOST_PORTS}",
+    )
     bridge, port, subnet = f'"{GATEWAY_BRIDGE}"', f'"{GATEWAY_PORT_PREFIX}*"', facts.gateway.network
     to_containers = (f"oifname {bridge}", f"oifname {port}")
     inside = f"ct status dnat ip saddr {{ {LOOPBACK}, {subnet} }}"
     return "\n".join(
         (
             nft.base_chain(
-                "gateway-nat-in", "nat", "prerouting", nft.DSTNAT, f"{LOCAL_FROM_OUTSIDE} {target}"
+                "gateway-nat-in",
+                "nat",
+                "prerouting",
+                nft.DSTNAT,
+                *(f"{LOCAL_FROM_OUTSIDE} {target}" for target in targets),
             ),
-            nft.base_chain("gateway-nat-out", "nat", "output", nft.DSTNAT, f"{LOCAL} {target}"),
+            nft.base_chain(
+                "gateway-nat-out",
+                "nat",
+                "output",
+                nft.DSTNAT,
+                *(f"{LOCAL} {target}" for target in targets),
+            ),
             nft.chain(
                 "gateway-entry",
                 "ct state established,related accept",

@@ -58,10 +58,11 @@ LOCAL_FROM_OUTSIDE = f"ip daddr != {LOOPBACK} {LOCAL}"
 
 
 def mesh(
-    definition: NetworkDefinition, own: EndpointRecord, facts: NodeFacts
+    definition: NetworkDefinition, own: EndpointRecord, facts: NodeFacts, at_one: bool = False
 ) -> Iterator[Namespace]:
     """The host's part of the mesh; `fragments.serving` adds the services. `own`: the address that
-    the manager gave to this host on the ingress network."""
+    the manager gave to this host on the ingress network. `at_one`: whether ports are published at
+    one address of hosts; without such ports, packets do not pay for their rules."""
     segment = segment_of(definition, own.address.ip)
     if segment is None:
         return
@@ -72,7 +73,7 @@ def mesh(
     yield _routing(subnet, facts)
     yield Namespace(
         name=HOST,
-        tables=table(_hooks(subnet, facts), sets=PUBLISHED_SETS, start=int(own.address.ip)),
+        tables=table(_hooks(subnet, facts, at_one), sets=PUBLISHED_SETS, start=int(own.address.ip)),
     )
 
 
@@ -114,7 +115,7 @@ def _routing(subnet: IPv4Network, facts: NodeFacts) -> Namespace:
     )
 
 
-def _hooks(subnet: IPv4Network, facts: NodeFacts) -> str:
+def _hooks(subnet: IPv4Network, facts: NodeFacts, at_one: bool) -> str:
     leg = f'"{INGRESS_LEG}"'
     request = f"meta mark set {REQUEST_MARK:#x}"
     icmp = f"meta l4proto icmp ct state related ct reply ip saddr {subnet}"
@@ -123,7 +124,7 @@ def _hooks(subnet: IPv4Network, facts: NodeFacts) -> str:
     return "\n".join(
         (
             refusal("mesh-refuse", "port-unreachable"),
-            nft.chain("mesh-choice", *published_choice()),
+            nft.chain("mesh-choice", *published_choice(at_one)),
             nft.chain(
                 "mesh-answers",
                 "ct state new,invalid,untracked drop",
@@ -136,7 +137,7 @@ def _hooks(subnet: IPv4Network, facts: NodeFacts) -> str:
                 "prerouting",
                 nft.MANGLE,
                 f"iifname {leg} goto mesh-answers",
-                *_marking(LOCAL_FROM_OUTSIDE),
+                *_marking(LOCAL_FROM_OUTSIDE, at_one),
                 f"{icmp} {request}",
             ),
             nft.base_chain(
@@ -144,7 +145,7 @@ def _hooks(subnet: IPv4Network, facts: NodeFacts) -> str:
                 "route",
                 "output",
                 nft.MANGLE,
-                *_marking(LOCAL),
+                *_marking(LOCAL, at_one),
                 f"{icmp} ip daddr {subnet} meta mark set {ANSWER_MARK:#x}",
             ),
             nft.base_chain(
@@ -162,9 +163,10 @@ def _hooks(subnet: IPv4Network, facts: NodeFacts) -> str:
     )
 
 
-def _marking(local: str) -> tuple[str, str]:
-    """Rules that mark requests. `local`: the match for packets to this host."""
-    return (
-        f"meta l4proto . th dport @mesh-unserved {local} ct state new goto mesh-refuse",
-        f"meta l4proto . th dport @mesh-published {local} meta mark set {REQUEST_MARK:#x}",
-    )
+def _marking(local: str, at_one: bool) -> Iterator[str]:
+    """Rules that mark requests. `local`: the match for packets to this host. A host that only
+    forwards to the address of another is not concerned."""
+    for field, end in (("", ""), ("ip daddr . ", "-at"))[: 1 + at_one]:
+        port = f"{field}meta l4proto . th dport"
+        yield f"{port} @mesh-unserved{end} {local} ct state new goto mesh-refuse"
+        yield f"{port} @mesh-published{end} {local} meta mark set {REQUEST_MARK:#x}"

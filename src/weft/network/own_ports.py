@@ -19,7 +19,7 @@ from weft.model.assignment import Overlays
 from weft.model.sandbox import NodeFacts
 from weft.model.workload import Resident, Workload
 from weft.network.desired import LocalPart, SwarmPart
-from weft.network.service_table import Services
+from weft.network.service_table import Published, Services
 
 
 def without_own_ports(residents: Sequence[Resident], own: frozenset[PortKey]) -> list[Resident]:
@@ -52,9 +52,10 @@ def swarm_ports(part: SwarmPart) -> frozenset[PortKey]:
 def published(services: Services, own: frozenset[PortKey]) -> Services:
     """The services that the mesh publishes on this host; the same object if no service has one of
     the host's own ports."""
-    if own.isdisjoint(services):
+    hidden = {it for it in services if isinstance(it, Published) and it.key in own}
+    if not hidden:
         return services
-    return {destination: s for destination, s in services.items() if destination not in own}
+    return {destination: s for destination, s in services.items() if destination not in hidden}
 
 
 def _workload(workload: Workload, own: frozenset[PortKey]) -> Workload:

@@ -42,6 +42,7 @@ from weft.network.sandbox import Outlook
 from weft.network.service_table import (
     EMPTY,
     Destination,
+    Published,
     Service,
     Services,
     ServiceTable,
@@ -260,8 +261,11 @@ class _SwarmRound:
         if not definition.ingress:
             self.services[balancer_namespace(id)] = table.virtual
             return
+        at_one = any(isinstance(it, Published) and it.address for it in table.published)
         yield from self._keep(
-            ("mesh", id), (definition, own), lambda: ingress.mesh(definition, own, facts)
+            ("mesh", id, str(at_one)),
+            (definition, own),
+            lambda: ingress.mesh(definition, own, facts, at_one),
         )
         taken = self._taken
         self.services[HOST] = self._memo.keep(

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from weft.model.addresses import Port, Protocol
+from weft.model.addresses import Port, PortKey, Protocol
 from weft.model.assignment import EndpointRecord, NetworkView, ServiceRecord
 from weft.model.ids import ServiceId
 from weft.model.service import PublishedPort
@@ -39,6 +39,12 @@ class Published(NamedTuple):
 
     protocol: Protocol
     port: Port
+    address: IPv4Address | None = None
+    """The only address at which hosts do so, those that have it; None: any of the host's."""
+
+    @property
+    def key(self) -> PortKey:
+        return self.protocol, self.port
 
 
 Destination = IPv4Address | Published
@@ -84,7 +90,7 @@ class ServiceTable(msgspec.Struct, frozen=True):
     virtual: Services = {}
     """By virtual address, ascending."""
     published: Services = {}
-    """By protocol and port, ascending."""
+    """By protocol, port and address, ascending."""
     owners: tuple[Owners, Owners] = ({}, {})
     """The owners of `virtual` and of `published`."""
     view: NetworkView | None = None
@@ -135,12 +141,13 @@ def _published_ports(records: Mapping[ServiceId, ServiceRecord]) -> Owners:
     for id, ports in (*current, *former):
         for port in _targets(ports):
             found.setdefault(port, id)
-    return {destination: found[destination] for destination in sorted(found)}
+    ascending = sorted(found, key=lambda it: (*it.key, int(it.address or 0)))
+    return {destination: found[destination] for destination in ascending}
 
 
 def _targets(ports: Iterable[PublishedPort]) -> dict[Published, Port]:
     return {
-        Published(port.protocol, port.published): port.target
+        Published(port.protocol, port.published, port.host_address): port.target
         for port in ports
         if port.mode == "ingress" and port.published
     }

@@ -327,3 +327,27 @@ def test_the_search_comes_round_past_addresses_that_are_still_held() -> None:
         }
         room.remove(room.state.services[id])
         room.settle()
+
+
+def test_one_port_at_different_addresses_of_hosts_has_several_owners() -> None:
+    room = ControlRoom(nodes=1)
+    one, two = (
+        PublishedPort(80, 8080, host_address=IPv4Address(a)) for a in ("192.0.2.1", "192.0.2.2")
+    )
+    everywhere = PublishedPort(80, 8080)
+    first = room.service(spec("first", publish=(one,)))
+    second = room.service(spec("second", publish=(two,)))
+    room.settle()
+    assert room.state.services[second].endpoint.ports == (two,)
+    for port, owner in ((one, "first"), (two, "second"), (everywhere, "first")):
+        cause = ports.conflict(room.state, None, EndpointSpec("vip", (port,)))
+        assert f"port '8080' is already in use by service '{owner}'" in str(cause)
+    third = PublishedPort(80, 8080, host_address=IPv4Address("192.0.2.3"))
+    assert ports.conflict(room.state, None, EndpointSpec("vip", (third,))) is None
+    clash = room.service(spec("clash", publish=(everywhere,)))
+    room.settle()
+    assert "is already in use by service" in room.state.services[clash].error
+    for id in (first, second):
+        room.remove(room.state.services[id])
+    room.settle()
+    assert room.state.services[clash].endpoint.ports == (everywhere,)

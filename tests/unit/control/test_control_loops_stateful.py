@@ -52,6 +52,7 @@ from weft.model.service import (
 from weft.model.state import ClusterState, Decision
 from weft.model.task import TaskState
 
+HOSTS = st.sampled_from([None, None, IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")])
 ENDED = (TaskState.COMPLETE, TaskState.FAILED, TaskState.SHUTDOWN)
 
 
@@ -171,7 +172,8 @@ class Swarm(RuleBasedStateMachine):
         )
         modes: st.SearchStrategy[Literal["ingress", "host"]] = st.sampled_from(["ingress", "host"])
         published = tuple(
-            PublishedPort(80 + i, port, mode=data.draw(modes)) for i, port in enumerate(ports)
+            PublishedPort(80 + i, port, mode=data.draw(modes), host_address=data.draw(HOSTS))
+            for i, port in enumerate(ports)
         )
         orders: list[Literal["stop-first", "start-first"]] = ["stop-first", "start-first"]
         addresses = self.draw_addresses(data, name, chosen, is_global or is_job)
@@ -383,13 +385,10 @@ class Swarm(RuleBasedStateMachine):
             a.subnet.overlaps(b.subnet) for i, a in enumerate(segments) for b in segments[:i]
         )
         ports = [
-            (p.protocol, p.published)
-            for s in state.services.values()
-            for p in s.endpoint.ports
-            if p.mode == "ingress"
+            p for s in state.services.values() for p in s.endpoint.ports if p.mode == "ingress"
         ]
-        assert len(set(ports)) == len(ports)
-        assert 0 not in {port for _, port in ports}
+        assert not any(a.meets(b) for i, a in enumerate(ports) for b in ports[:i])
+        assert all(port.published for port in ports)
 
     @invariant()
     def indexes_are_those_of_a_fresh_state(self) -> None:
@@ -464,6 +463,7 @@ class Swarm(RuleBasedStateMachine):
         ]
         stuck = service.update_status is not None and "paused" in service.update_status.state
         wanted = len(state.nodes) if service.spec.replicas is None else service.spec.replicas
+        wanted = min(wanted, service.spec.most_slots or wanted)
         assert stuck or waiting or len(running) == wanted
 
 

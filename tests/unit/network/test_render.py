@@ -76,12 +76,17 @@ def published(services: Services) -> Table:
     view, facts = swarm.assignment(1).networks[swarm.ingress], swarm.facts(1)
     own = view.load_balancer(facts.node)
     assert own is not None
-    parts = [p for p in mesh(view.definition, own, facts) if p.name == HOST]
+    parts = [p for p in mesh(view.definition, own, facts, at_one=True) if p.name == HOST]
     [made] = serving(union(HOST, parts), services).tables.values()
     return made
 
 
-PORTS = (Published("tcp", 80), Published("udp", 80), Published("tcp", 81))
+PORTS = (
+    Published("tcp", 80),
+    Published("udp", 80),
+    Published("tcp", 81, FIRST + 9),
+    Published("tcp", 80, FIRST + 9),
+)
 
 
 @st.composite

@@ -260,5 +260,3 @@ def test_a_registrys_errors_are_told_in_the_originals_words(
     error = translate_error(words, "a/b", "2")
     assert type(error) is kind
     assert str(error).startswith(expected)
-
-

@@ -290,14 +290,15 @@ def _bindings(container: Container, addresses: Sequence[str]) -> Json:
     bindings: dict[str, list[Json]] = {}
     for port in container.config.ports:
         at = bindings.setdefault(f"{port.target}/{port.protocol}", [])
-        at += [{"HostIp": address, "HostPort": str(port.published)} for address in addresses]
+        hosts = addresses if port.host_address is None else (str(port.host_address),)
+        at += [{"HostIp": address, "HostPort": str(port.published)} for address in hosts]
     return bindings
 
 
 def port_list(container: Container, image: ImageConfig) -> list[Json]:
     published = [
         {
-            "IP": "0.0.0.0",
+            "IP": str(port.host_address or "0.0.0.0"),
             "PrivatePort": port.target,
             "PublicPort": port.published,
             "Type": port.protocol,

@@ -1,4 +1,5 @@
-"""Published ports of the routing mesh: in the whole cluster, each port and protocol has one owner.
+"""Published ports of the routing mesh: in the whole cluster, each port and protocol has one owner,
+or several that publish it at different addresses of hosts (`weft.publish-address`).
 
 A service gets the port it asks for, or is refused. For an open port (0) it gets the next free one
 of 30000-32767, which stays the same while the service keeps it. Ports in host mode belong to a
@@ -35,15 +36,15 @@ def conflict(
 ) -> str | None:
     """Why the service (None: a new one) cannot have the endpoint, in Docker Swarm's words, or None.
     Several services may ask for the same port in host mode."""
-    wanted = {(p.protocol, p.published): p.mode for p in endpoint_spec.ports if p.published}
+    wanted = {(p.protocol, p.published): p for p in endpoint_spec.ports if p.published}
     if not wanted:
         return None
     for service in state.services.values():
         if service.id == service_id:
             continue
         for port in (*service.spec.endpoint.ports, *service.endpoint.ports):
-            mode = wanted.get((port.protocol, port.published))
-            if mode is not None and "ingress" in (mode, port.mode):
+            asked = wanted.get((port.protocol, port.published))
+            if asked and asked.meets(port) and "ingress" in (asked.mode, port.mode):
                 return _taken(port.published, service, port.mode)
     return None
 
@@ -97,6 +98,9 @@ def _answers(asked: PublishedPort, given: PublishedPort) -> bool:
     return asked == given or asked == msgspec.structs.replace(given, published=0)
 
 
+_Owned = tuple[PublishedPort, Service]
+
+
 class Ports:
     """The ports of the routing mesh during one pass of the allocator. A port given up in a pass is
     free in the next."""
@@ -106,17 +110,16 @@ class Ports:
     ) -> None:
         """`nobodys`: ports that must not be chosen."""
         self._nobodys = nobodys
-        self._owners: dict[PortKey, Service] = {}
+        self._owners: dict[PortKey, list[_Owned]] = {}
         self.cursor = cursor
         for service in services:
-            self._owners.update(
-                {(p.protocol, p.published): service for p in _mesh(service.endpoint.ports)}
-            )
+            ports = _mesh(service.endpoint.ports)
+            self._own({(p.protocol, p.published): (p, service) for p in ports})
 
     def take(self, service: Service) -> tuple[PublishedPort, ...]:
         """The ports of the service's spec with a number for every port of the mesh. Raises
         `Conflict` or `Exhausted`; then no port is taken."""
-        cursor, taken = self.cursor, dict[PortKey, Service]()
+        cursor, taken = self.cursor, dict[PortKey, _Owned]()
         try:
             ports = tuple(
                 self._filled(service, port, taken) for port in service.spec.endpoint.ports
@@ -124,11 +127,15 @@ class Ports:
         except WeftError:
             self.cursor = cursor
             raise
-        self._owners.update(taken)
+        self._own(taken)
         return ports
 
+    def _own(self, taken: Mapping[PortKey, _Owned]) -> None:
+        for key, owned in taken.items():
+            self._owners.setdefault(key, []).append(owned)
+
     def _filled(
-        self, service: Service, port: PublishedPort, taken: dict[PortKey, Service]
+        self, service: Service, port: PublishedPort, taken: dict[PortKey, _Owned]
     ) -> PublishedPort:
         if port.mode == "host":
             return port
@@ -138,16 +145,14 @@ class Ports:
         self._claim(service, port, taken)
         return port
 
-    def _claim(self, service: Service, port: PublishedPort, taken: dict[PortKey, Service]) -> None:
+    def _claim(self, service: Service, port: PublishedPort, taken: dict[PortKey, _Owned]) -> None:
         key = (port.protocol, port.published)
-        owner = self._owners.get(key)
-        if owner is not None and owner.id != service.id:
-            raise Conflict(_taken(port.published, owner, "ingress"))
-        taken[key] = service
+        for other, owner in self._owners.get(key, ()):
+            if owner.id != service.id and port.meets(other):
+                raise Conflict(_taken(port.published, owner, "ingress"))
+        taken[key] = (port, service)
 
-    def _dynamic(
-        self, service: Service, port: PublishedPort, taken: dict[PortKey, Service]
-    ) -> Port:
+    def _dynamic(self, service: Service, port: PublishedPort, taken: dict[PortKey, _Owned]) -> Port:
         asked = {(p.protocol, p.published) for p in service.spec.endpoint.ports}
         for old in _mesh(service.endpoint.ports):
             same = (old.target, old.protocol) == (port.target, port.protocol)

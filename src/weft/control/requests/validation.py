@@ -63,6 +63,7 @@ def validate_service(spec: ServiceSpec) -> None:
     _validate_endpoint(spec.endpoint)
     _validate_rebalance(spec)
     _validate_affinity(spec)
+    _validate_publish_addresses(spec)
     if spec.task.host_network:
         _validate_on_host(spec.endpoint)
 
@@ -269,6 +270,13 @@ def _validate_affinity(spec: ServiceSpec) -> None:
         cause = "callers of a service on the network host choose a host themselves"
     if spec.endpoint.affinity and cause:
         raise labels.refusal(labels.AFFINITY, spec.labels[labels.AFFINITY], cause)
+
+
+def _validate_publish_addresses(spec: ServiceSpec) -> None:
+    label = next((it for it in spec.labels if it.startswith(labels.PUBLISH_ADDRESS)), None)
+    if label is not None and spec.task.host_network:
+        cause = "a program on the network host chooses itself where it listens"
+        raise labels.refusal(label, spec.labels[label], cause)
 
 
 def _validate_on_host(endpoint: EndpointSpec) -> None:

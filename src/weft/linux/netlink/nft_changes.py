@@ -56,9 +56,11 @@ _PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "sctp": 132}
 _MOST = 256
 """Most elements in a message: the length of an attribute has 16 bits."""
 
-_FIRST, _SECOND, _SPARE = 1, 9, 14
-"""Registers: the first one of sixteen bytes, the second quarter of it by its name as a 4-byte
-register, and the one in which nft puts what it hashes."""
+_FIRST, _SECOND, _THIRD = 1, 9, 10
+"""Registers: the first one of sixteen bytes, and two quarters of it by their names as 4-byte
+registers."""
+_TO_SPARE = 5
+"""From the register of a hash to that in which nft puts what it hashes."""
 _NETWORK_HEADER, _TRANSPORT_HEADER = 1, 2
 _META_L4PROTO = 16
 _SOURCE_ADDRESS, _DESTINATION_ADDRESS, _DESTINATION_PORT = 12, 16, 2
@@ -203,9 +205,14 @@ def _rule(turn: Turn, start: int) -> bytes:
     return text(_NAME, turn.chain) + rule
 
 
+def _slot(turn: Turn) -> int:
+    """The register of the slot's number, behind the destination."""
+    return _THIRD if turn.at_one else _SECOND
+
+
 def _destination(turn: Turn) -> Iterator[bytes]:
     """Loads the destination address into the first register; if the turn has a protocol, the
-    destination port, only for packets of that protocol."""
+    destination port instead or behind it, only for packets of that protocol."""
     if turn.protocol is None:
         yield _expression(
             "payload", (1, _FIRST), (2, _NETWORK_HEADER), (3, _DESTINATION_ADDRESS), (4, 4)
@@ -215,30 +222,34 @@ def _destination(turn: Turn) -> Iterator[bytes]:
     yield _expression(
         "cmp", (1, _FIRST), (2, 0), (3, attribute(_DATA_VALUE, bytes((_PROTOCOLS[turn.protocol],))))
     )
-    yield _expression(
-        "payload", (1, _FIRST), (2, _TRANSPORT_HEADER), (3, _DESTINATION_PORT), (4, 2)
-    )
+    if turn.at_one:
+        yield _expression(
+            "payload", (1, _FIRST), (2, _NETWORK_HEADER), (3, _DESTINATION_ADDRESS), (4, 4)
+        )
+    port = _SECOND if turn.at_one else _FIRST
+    yield _expression("payload", (1, port), (2, _TRANSPORT_HEADER), (3, _DESTINATION_PORT), (4, 2))
 
 
 def _counted(turn: Turn, start: int) -> Iterator[bytes]:
-    """Loads the number of the next slot into the second register."""
+    """Loads the number of the next slot."""
     offset, mask = turn.offset(start)
-    yield _expression("numgen", (1, _SECOND), (2, turn.size), (3, _INCREMENTAL), (4, offset))
-    yield _masked(mask)
+    yield _expression("numgen", (1, _slot(turn)), (2, turn.size), (3, _INCREMENTAL), (4, offset))
+    yield _masked(_slot(turn), mask)
 
 
 def _hashed(turn: Turn) -> Iterator[bytes]:
-    """Loads the number of the client's slot into the second register."""
-    yield _expression("payload", (1, _SPARE), (2, _NETWORK_HEADER), (3, _SOURCE_ADDRESS), (4, 4))
+    """Loads the number of the client's slot."""
+    slot, spare = _slot(turn), _slot(turn) + _TO_SPARE
+    yield _expression("payload", (1, spare), (2, _NETWORK_HEADER), (3, _SOURCE_ADDRESS), (4, 4))
     yield _expression(
-        "hash", (1, _SPARE), (2, _SECOND), (3, 4), (4, turn.size), (5, SEED), (6, 0), (7, _JENKINS)
+        "hash", (1, spare), (2, slot), (3, 4), (4, turn.size), (5, SEED), (6, 0), (7, _JENKINS)
     )
 
 
-def _masked(mask: int) -> bytes:
+def _masked(register: int, mask: int) -> bytes:
     both = (attribute(_DATA_VALUE, struct.pack("=I", value)) for value in (mask, 0))
     return _expression(
-        "bitwise", (1, _SECOND), (2, _SECOND), (3, 4), *zip((4, 5), both, strict=True)
+        "bitwise", (1, register), (2, register), (3, 4), *zip((4, 5), both, strict=True)
     )
 
 

@@ -36,6 +36,7 @@ PROTOCOLS: Sequence[Protocol] = ("tcp", "udp", "sctp")
 _VERDICT: tuple[Field, ...] = ("verdict",)
 _ADDRESS: tuple[Field, ...] = ("ipv4_addr",)
 _PORT: tuple[Field, ...] = ("inet_proto", "inet_service")
+_PORT_AT: tuple[Field, ...] = (*_ADDRESS, *_PORT)
 
 
 def _empty(types: Mapping[str, SetType]) -> Mapping[str, ElementSet]:
@@ -46,6 +47,12 @@ def _slots(protocol: Protocol) -> SetType:
     field = f"{protocol} dport"
     example = f"{field} . numgen inc mod 2 : ip daddr . {field}"
     return SetType(("inet_service", "slot"), ("ipv4_addr", "inet_service"), example)
+
+
+def _slots_at(protocol: Protocol) -> SetType:
+    field = f"ip daddr . {protocol} dport"
+    key: tuple[Field, ...] = ("ipv4_addr", "inet_service", "slot")
+    return SetType(key, ("ipv4_addr", "inet_service"), f"{field} . numgen inc mod 2 : {field}")
 
 
 VIRTUAL_SETS = _empty({
@@ -59,9 +66,14 @@ PUBLISHED_SETS = _empty({
     "mesh-unserved": SetType(_PORT),
     "mesh-services": SetType(_PORT, _VERDICT),
     **{f"mesh-slots-{protocol}": _slots(protocol) for protocol in PROTOCOLS},
+    "mesh-published-at": SetType(_PORT_AT),
+    "mesh-unserved-at": SetType(_PORT_AT),
+    "mesh-services-at": SetType(_PORT_AT, _VERDICT),
+    **{f"mesh-slots-at-{protocol}": _slots_at(protocol) for protocol in PROTOCOLS},
 })  # fmt: skip
 """The sets of a table with published ports, empty. The slots' type names a field of the protocol's
-header, so each protocol has a map of its own."""
+header, so each protocol has a map of its own. Ports that are published at one address of a host
+have sets of their own, with the address in the key."""
 
 
 def virtual_choice() -> list[str]:
@@ -70,10 +82,16 @@ def virtual_choice() -> list[str]:
     return [*["ip daddr vmap @vip-services"] * TRIES, last]
 
 
-def published_choice() -> list[str]:
-    """Rules that translate published ports, for a chain that sees no other packets."""
-    last = (f"dnat ip to {p} dport . numgen inc mod 1 map @mesh-slots-{p}" for p in PROTOCOLS)
-    return [*["meta l4proto . th dport vmap @mesh-services"] * TRIES, *last]
+def published_choice(at_one: bool) -> list[str]:
+    """Rules that translate published ports, for a chain that sees no other packets. `at_one`:
+    whether some are published at one address only."""
+    port, turn = "meta l4proto . th dport", "numgen inc mod 1"
+    last = (f"dnat ip to {p} dport . {turn} map @mesh-slots-{p}" for p in PROTOCOLS)
+    rules = [*[f"{port} vmap @mesh-services"] * TRIES, *last]
+    if not at_one:
+        return rules
+    end = (f"dnat ip to ip daddr . {p} dport . {turn} map @mesh-slots-at-{p}" for p in PROTOCOLS)
+    return [*[f"ip daddr . {port} vmap @mesh-services-at"] * TRIES, *end, *rules]
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -87,16 +105,22 @@ class Turn(msgspec.Struct, frozen=True):
     """The number of slots of the ring."""
     service: str
     """The service's name, written as a comment."""
+    at_one: bool = False
+    """Whether the port is published at one address only."""
     by_client: bool = False
     """Whether the slot follows from the client's address instead of the count."""
 
     @property
     def slots(self) -> str:
         """The map's name."""
+        if self.at_one:
+            return f"mesh-slots-at-{self.protocol}"
         return f"mesh-slots-{self.protocol}" if self.protocol else "vip-slots"
 
     def rule(self, start: int) -> str:
         destination = f"{self.protocol} dport" if self.protocol else "ip daddr"
+        if self.at_one:
+            destination = f"ip daddr . {destination}"
         offset, mask = self.offset(start)
         turn = f"(numgen inc mod {self.size} offset {offset} & {mask})"
         if self.by_client:
@@ -113,9 +137,14 @@ def turn(destination: Destination, service: Service) -> Turn | None:
     """None if the service has no backend."""
     if not service.backends:
         return None
-    protocol = None if isinstance(destination, IPv4Address) else destination.protocol
+    port = None if isinstance(destination, IPv4Address) else destination
     return Turn(
-        _chain(destination), protocol, service.size, service.name, by_client=service.by_client
+        _chain(destination),
+        port.protocol if port else None,
+        service.size,
+        service.name,
+        at_one=port is not None and port.address is not None,
+        by_client=service.by_client,
     )
 
 
@@ -123,15 +152,20 @@ def entries(destination: Destination, service: Service) -> Iterator[tuple[str, E
     """The service's elements: set, key, value."""
     if isinstance(destination, IPv4Address):
         key: Entry = (destination,)
-        kind, slots, name = "vip", "vip-slots", key
+        kind, slots, name, end = "vip", "vip-slots", key, ""
+    elif destination.address is not None:
+        key, name = (destination.address, *destination.key), (destination.address, destination.port)
+        kind, slots, end = "mesh", f"mesh-slots-at-{destination.protocol}", "-at"
+        yield "mesh-published-at", key, ()
     else:
         key = (destination.protocol, destination.port)
-        kind, slots, name = "mesh", f"mesh-slots-{destination.protocol}", (destination.port,)
+        kind, slots, end = "mesh", f"mesh-slots-{destination.protocol}", ""
+        name = (destination.port,)
         yield "mesh-published", key, ()
     if not service.backends:
-        yield f"{kind}-unserved", key, ()
+        yield f"{kind}-unserved{end}", key, ()
         return
-    yield f"{kind}-services", key, (f"jump {_chain(destination)}",)
+    yield f"{kind}-services{end}", key, (f"jump {_chain(destination)}",)
     for slot, backend in service.slots():
         port = () if backend.port is None else (backend.port,)
         yield slots, (*name, slot), (backend.address, *port)
@@ -140,4 +174,5 @@ def entries(destination: Destination, service: Service) -> Iterator[tuple[str, E
 def _chain(destination: Destination) -> str:
     if isinstance(destination, IPv4Address):
         return f"vip-{destination}"
-    return f"mesh-{destination.protocol}-{destination.port}"
+    at = "" if destination.address is None else f"{destination.address}-"
+    return f"mesh-{at}{destination.protocol}-{destination.port}"

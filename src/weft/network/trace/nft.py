@@ -207,6 +207,10 @@ def _service(f: Flight, _: object = None) -> str:
     return f"{f.packet.protocol} . {f.packet.destination_port}"
 
 
+def _service_at(f: Flight) -> str:
+    return f"{f.packet.destination} . {_service(f)}"
+
+
 def _sender(f: Flight) -> str:
     return f"{f.ether_source} . {f.packet.source}"
 
@@ -287,27 +291,39 @@ def _send_to(target: str | None) -> bool:
     raise Stop(f"dnat {target.replace(' . ', ':')}")
 
 
+def _asked(field: str, f: Flight) -> str | None:
+    """`ip daddr`, `tcp dport`, or both; None if the packet has another protocol."""
+    address, _, rest = field.partition(" . ") if " . " in field else (field, "", field)
+    protocol = rest.split()[0]
+    if protocol == "ip":
+        return str(f.packet.destination)
+    if f.packet.protocol != protocol:
+        return None
+    port = str(f.packet.destination_port)
+    return f"{f.packet.destination} . {port}" if address == "ip daddr" else port
+
+
 def _dnat_in_turn(m: re.Match[str], f: Flight, r: Ruleset) -> bool:
     """`dnat ip to tcp dport . (numgen inc mod 4 offset 1 & 3) map @slots`: the counter advances
     even if the slot is empty."""
     field, size, offset, mask, slots = m.groups()
-    if field != "ip daddr" and f.packet.protocol != field.split()[0]:
+    asked = _asked(field, f)
+    if asked is None:
         return False
     counter = f"{f.chain}: {m[0]}"
     turn = f.counters.get(counter, 0)
     f.counters[counter] = (turn + 1) % int(size)
     slot = turn + int(offset) & int(mask) if mask else turn
-    asked = f.packet.destination if field == "ip daddr" else f.packet.destination_port
     return _send_to(r.elements[slots].get(f"{asked} . {slot}"))
 
 
 def _dnat_by_client(m: re.Match[str], f: Flight, r: Ruleset) -> bool:
     """`dnat ip to tcp dport . jhash ip saddr mod 256 seed 0x5eed map @slots`"""
     field, size, seed, slots = m.groups()
-    if field != "ip daddr" and f.packet.protocol != field.split()[0]:
+    asked = _asked(field, f)
+    if asked is None:
         return False
     slot = jhash(f.packet.source, int(size), int(seed, 16))
-    asked = f.packet.destination if field == "ip daddr" else f.packet.destination_port
     return _send_to(r.elements[slots].get(f"{asked} . {slot}"))
 
 
@@ -319,9 +335,14 @@ def _statement(pattern: str, act: Act) -> tuple[re.Pattern[str], Act]:
     return re.compile(pattern + r"(?: |$)"), act
 
 
+FIELDS = (
+    r"dnat ip to (ip daddr \. (?:tcp|udp|sctp) dport|ip daddr|tcp dport|udp dport|sctp dport) \. "
+)
 STATEMENTS = (
     _statement(r'(iifname|oifname) (!= )?(\{ .+? \}|"\S+")', _interface),
     _statement(r"ip daddr vmap @(\S+)", lambda m, f, r: _jump_by(str(f.packet.destination), m, r)),
+    _statement(r"ip daddr \. meta l4proto \. th dport vmap @(\S+)", lambda m, f, r: _jump_by(_service_at(f), m, r)),
+    _statement(r"ip daddr \. meta l4proto \. th dport @(\S+)", lambda m, f, r: _service_at(f) in r.elements[m[1]]),
     _statement(r"ip (saddr|daddr) (!= )?(\{ .+? \}|\S+)", _address),
     _statement(r"ether type (\w+)", lambda m, f, r: m[1] == "ip"),
     _statement(r"ether saddr \. (?:ip saddr|arp saddr ip) (!= )?@(\S+)",
@@ -346,10 +367,10 @@ STATEMENTS = (
     _statement(r"meta mark set ether saddr map @(\S+)", lambda m, f, r: _set_mark(r.elements[m[1]].get(f.ether_source), f)),
     _statement(r"meta mark set (0x\w+)", lambda m, f, r: _set_mark(m[1], f)),
     _statement(r"ether daddr set meta mark map @(\S+)", _set_ether),
-    _statement(r"dnat ip to (ip daddr|tcp dport|udp dport|sctp dport) \. "
-               r"\(?numgen inc mod (\d+)(?: offset (\d+) & (\d+)\))? map @(\S+)", _dnat_in_turn),
-    _statement(r"dnat ip to (ip daddr|tcp dport|udp dport|sctp dport) \. "
-               r"jhash ip saddr mod (\d+) seed (0x\w+) map @(\S+)", _dnat_by_client),
+    _statement(FIELDS + r"\(?numgen inc mod (\d+)(?: offset (\d+) & (\d+)\))? map @(\S+)", _dnat_in_turn),
+    _statement(FIELDS + r"jhash ip saddr mod (\d+) seed (0x\w+) map @(\S+)", _dnat_by_client),
+    _statement(r"dnat ip to ip daddr \. meta l4proto \. th dport map @(\S+)",
+               lambda m, f, r: _send_to(r.elements[m[1]].get(_service_at(f)))),
     _statement(r"dnat ip to meta l4proto \. th dport map @(\S+)", lambda m, f, r: _send_to(r.elements[m[1]].get(_service(f)))),
     _statement(r"dnat ip to (\S+)", lambda m, f, r: _send_to(m[1])),
     _statement(r"snat ip to \S+", _stop),
