@@ -102,7 +102,7 @@ def test_from_nothing_to_a_service_and_back(
     assert not [line for line in left if not line.partition(" ")[2].startswith(kept)]
 
     host.sh("apt-get purge -qq -y weft-swarm", seconds=300)
-    assert "Couldn't connect" in answers(host)
+    assert "Failed to connect" in answers(host)
     after = set(host.sh(LIST).splitlines())
     assert after ^ before <= {"d /var/lib/weft"}
     assert host.sh("ip rule; ip -br link") == routing
