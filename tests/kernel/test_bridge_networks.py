@@ -5,7 +5,7 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,9 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Raw
 
 from tests.kernel.adapter_bed import inside, sh, with_kernel
+from tests.kernel.throwaway import in_throwaway
 from tests.support.local_node import LocalNode, container_id, local_node
+from weft.daemon.node import _gateway
 from weft.dns import codec
 from weft.engine.adapters import NameAdapters
 from weft.errors import WeftError
@@ -343,6 +345,19 @@ async def asked(space: Path, name: str) -> list[str]:
         except OSError:
             return []
     return [str(record.data) for record in answer.answers]
+
+
+@in_throwaway
+def test_docker_gwbridge_stays_where_it_is() -> None:
+    """Also once the node's own network that was there first is gone."""
+    own = [IPv4Network("172.18.0.0/16")]
+    assert str(_gateway(own)) == "172.19.0.1/16"
+    assert str(_gateway(())) == "172.18.0.1/16"
+    sh("ip link add docker_gwbridge type bridge && ip addr add 172.19.0.1/16 dev docker_gwbridge")
+    sh("ip link set docker_gwbridge up")
+    assert str(_gateway(())) == "172.19.0.1/16"
+    sh("ip link add eth0 type bridge && ip addr add 172.19.7.1/24 dev eth0 && ip link set eth0 up")
+    assert str(_gateway(())) == "172.18.0.1/16"
 
 
 def test_what_others_made_is_left_alone(tmp_path: Path) -> None:

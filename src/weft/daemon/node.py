@@ -47,7 +47,7 @@ from weft.model.generic import GenericResource
 from weft.model.host import HostInfo
 from weft.model.ids import NodeId
 from weft.model.registry import USUAL, RegistrySettings
-from weft.model.sandbox import GATEWAY_INTERFACE, NodeFacts
+from weft.model.sandbox import GATEWAY_BRIDGE, GATEWAY_INTERFACE, NodeFacts
 from weft.network.flows import Stale
 from weft.network.kernel_state import HOST
 from weft.network.ownership import ESP_DEVICE, ESP_SANDBOX
@@ -310,11 +310,14 @@ def _own_ports(options: DaemonOptions) -> OwnPorts:
 
 
 def _gateway(own: Sequence[IPv4Network]) -> IPv4Interface:
-    """The address for docker_gwbridge: in the first local pool that no route of the host overlaps.
-    `own`: subnets of the node's own networks, which have no routes yet after a reboot."""
+    """The address for docker_gwbridge: the one that it has, or in the first local pool that no
+    route of the host overlaps. `own`: subnets of the node's own networks, which have no routes yet
+    after a reboot. A pool that became free is no reason to move: running tasks have addresses in
+    the present one."""
     taken = [*host.routes(), *own]
-    for second in (GATEWAY_INTERFACE.network.network_address.packed[1], *range(19, 32)):
-        candidate = IPv4Interface(f"172.{second}.0.1/16")
+    pools = (GATEWAY_INTERFACE.network.network_address.packed[1], *range(19, 32))
+    candidates = (IPv4Interface(f"172.{second}.0.1/16") for second in pools)
+    for candidate in (*host.addresses_of(GATEWAY_BRIDGE), *candidates):
         if not any(candidate.network.overlaps(route) for route in taken):
             return candidate
     raise OperationFailed(

@@ -53,6 +53,16 @@ def all_interfaces() -> list[Interface]:
         channel.close()
 
 
+def addresses_of(name: str) -> list[IPv4Interface]:
+    """Addresses of one of the host's interfaces, whoever made it; none if there is no such one."""
+    channel = NetlinkSocket()
+    try:
+        found = map(address.decode_address, channel.dump(*address.dump_addresses()))
+        return [info.address for info in found if info.label == name]
+    finally:
+        channel.close()
+
+
 def interface_with(wanted: IPv4Address) -> Interface:
     """The interface that has the address. Raises NotFound."""
     for interface in all_interfaces():
