@@ -12,7 +12,9 @@ from weft.errors import OperationFailed
 from weft.model.addresses import Port, Protocol
 from weft.model.health import HealthCheck
 from weft.model.ids import ContainerId
+from weft.model.limits import NO_FURTHER, FurtherLimits
 from weft.model.meta import SECOND, Nanoseconds
+from weft.model.plain_container import PlainContainer
 from weft.model.secret import path_in_container
 from weft.model.service import ContainerSpec, PublishedPort, Resources
 from weft.model.volume import MountPoint, point_of
@@ -102,11 +104,16 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     spec: ContainerSpec
     limits: Resources = Resources()
+    further: FurtherLimits = NO_FURTHER
     hostname: str
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     """The spec's labels and the swarm's."""
     namespace: str | None
-    """Path of the network namespace to run in; None for the host's."""
+    """Path of the network namespace to run in; None for the host's; empty: one of its own, without
+    networks."""
+    shared: dict[str, str] = msgspec.field(default_factory=dict)
+    """Kinds of other namespaces (pid, ipc, uts, cgroup) that are not the container's own: the path
+    of the one to run in, or empty for the host's."""
     sandbox_id: str = ""
     hosts: str = ""
     """Content of /etc/hosts."""
@@ -118,6 +125,15 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Ports of this host that lead to the container."""
     mounts: tuple[MountPoint, ...] = ()
     """What the engine made of the mounts of the spec and the volumes of the image."""
+    stdin_once: bool = False
+    """Whether the program's input ends when the first client that writes to it goes."""
+    shm_size: int = 0
+    """Bytes of /dev/shm; 0: 64 MiB."""
+    has_shm: bool = True
+    console_size: tuple[int, int] = (0, 0)
+    """Rows and columns of the terminal at first; 0: unknown."""
+    plain: PlainContainer | None = None
+    """None: a container of a task."""
 
     @property
     def mount_points(self) -> tuple[MountPoint, ...]:
@@ -198,6 +214,8 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that memory and swap together may take: 0 without a limit of memory, -1 for no limit.
     The runtime sets it."""
     state: ContainerState = ContainerState.CREATED
+    paused: bool = False
+    """Whether its processes, which run, are frozen."""
     pid: int = 0
     """In the daemon's PID namespace; 0 unless running."""
     exit_code: int = 0
@@ -216,6 +234,11 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     def was_lost(self) -> bool:
         """The container ended with its host or conmon."""
         return self.state is ContainerState.EXITED and self.error == END_NOT_SEEN
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a user made it, and not the swarm."""
+        return self.config.plain is not None
 
     @property
     def stop_grace_period(self) -> Nanoseconds:

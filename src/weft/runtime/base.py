@@ -88,8 +88,19 @@ class Runtime(Protocol):
         nothing."""
         ...
 
+    async def prepare(self, config: ContainerConfig) -> Container:
+        """Makes the record and the root file system. The container itself is made when it is
+        started, of the configuration that it has then. All or nothing."""
+        ...
+
+    async def configure(self, config: ContainerConfig) -> Container:
+        """Gives a container another configuration. What its processes have stays until the next
+        start. Raises `Conflict` if another container has the name."""
+        ...
+
     async def start(self, id: ContainerId, files: Sequence[MemoryFile] = ()) -> Container:
-        """An ended container is made again, for which it needs its `files` again."""
+        """A prepared or ended container is made (again), for which it needs its `files` again. If
+        that fails it stays as it was, and its `error` says why. A running one is no error."""
         ...
 
     async def stop(self, id: ContainerId, grace: Nanoseconds) -> Container:
@@ -97,7 +108,18 @@ class Runtime(Protocol):
         ended."""
         ...
 
-    async def kill(self, id: ContainerId, signal: str) -> None: ...
+    async def kill(self, id: ContainerId, signal: str) -> None:
+        """SIGKILL and the stop signal also wake a container that is paused."""
+        ...
+
+    async def pause(self, id: ContainerId) -> Container:
+        """Freezes the processes; a paused container is no error. Raises `Conflict` unless it
+        runs."""
+        ...
+
+    async def unpause(self, id: ContainerId) -> Container:
+        """A container that is not paused is no error."""
+        ...
 
     async def remove(self, id: ContainerId) -> None:
         """Kills a running container; removes its files and mounts. A container that does not exist
@@ -108,7 +130,10 @@ class Runtime(Protocol):
         """Returns when the container has ended, at once if it has already."""
         ...
 
-    async def attach(self, id: ContainerId) -> Attached: ...
+    async def attach(self, id: ContainerId) -> Attached:
+        """To the streams of a plain container that does not run: as soon as it is started, and
+        before its program is. Raises `Conflict` for another one that does not run."""
+        ...
 
     def logs(
         self,

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,8 +19,12 @@ from weft.model.container import (
 )
 from weft.model.ids import ContainerId
 from weft.model.meta import Nanoseconds
+from weft.model.signals import signal_number
 from weft.runtime.base import Images
+from weft.runtime.limits import check_limits
 from weft.runtime.record import Directory, Record
+from weft.runtime.spec import new_container
+from weft.runtime.streams import ContainerStreams, PendingStreams
 from weft.system.process import Process, ProcessId
 
 log = logging.getLogger(__name__)
@@ -52,6 +57,10 @@ class Box:
         end."""
         self.ended = asyncio.Event()
         self.removed = False
+        self.has_mounts = True
+        """Whether the container's volumes are mounted for it, or about to be."""
+        self.attaching: list[PendingStreams] = []
+        """Clients that wait for the container's start."""
         self.host_was_down = False
         """The container ended with the host; conmon's exit code does not count."""
         self.conmon: Process | None = None
@@ -66,6 +75,18 @@ class Box:
     def is_running(self) -> bool:
         return self.container.state is ContainerState.RUNNING
 
+    @property
+    def is_prepared(self) -> bool:
+        """Whether there is only a record and a file system: the OCI container is made at the
+        start."""
+        return self.record.init is None and self.container.state is ContainerState.CREATED
+
+    def check_not_paused(self, what: str) -> None:
+        """Raises `Conflict` with Docker's text."""
+        if self.container.paused:
+            name = self.container.config.name
+            raise Conflict(f"Container {name} is paused, unpause the container before {what}")
+
     def write(self, **changes: Any) -> None:
         """Writes a new record; for fields of `container` use `write_container`."""
         self.record = msgspec.structs.replace(self.record, **changes)
@@ -73,6 +94,28 @@ class Box:
 
     def write_container(self, **changes: Any) -> None:
         self.write(container=msgspec.structs.replace(self.container, **changes))
+
+    def attach(self) -> ContainerStreams | PendingStreams:
+        """Raises `Conflict` if a task's container does not run."""
+        if self.is_running or not self.container.is_plain:
+            return ContainerStreams(self.directory.path)
+        client = PendingStreams(self.directory.path)
+        self.attaching.append(client)
+        return client
+
+    def connect_clients(self) -> None:
+        """Before the program begins, so that they see all its output."""
+        clients, self.attaching = self.attaching, []
+        for client in clients:
+            try:
+                client.connect()
+            except Conflict as error:  # conmon has ended
+                log.warning("container.attach container=%s cause=%s", self.container.id[:12], error)
+
+    def close_clients(self) -> None:
+        """The container will not be started any more."""
+        for client in self.attaching:
+            client.close()
 
     def close_processes(self) -> None:
         """The daemon looks at them no more."""
@@ -87,12 +130,25 @@ class Box:
         return msgspec.structs.replace(
             self.container,
             state=ContainerState.EXITED,
+            paused=False,
             pid=0,
             exit_code=LOST if code is None else code,
             finished_at=moment,
             oom_killed=self.directory.out_of_memory,
             error=END_NOT_SEEN if code is None else self.container.error,
         )
+
+
+def new_box(
+    directory: Directory, config: ContainerConfig, image: Image, moment: Nanoseconds, swap: int
+) -> Box:
+    """A container that is to be made. `swap`: see `Container.memory_swap`. Raises
+    `InvalidArgument`."""
+    check_limits(config.limits, len(os.sched_getaffinity(0)))
+    container = new_container(config, image, moment, str(directory.log), swap)
+    stop_signal = config.spec.stop_signal or image.config.stop_signal or "SIGTERM"
+    signal_number(stop_signal)
+    return Box(directory, Record(container=container, stop_signal=stop_signal))
 
 
 def check_free(config: ContainerConfig, others: Iterable[Container]) -> None:

@@ -22,13 +22,14 @@ import asyncio
 import logging
 import os
 import secrets
-import signal
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+from signal import SIGKILL
 
 import msgspec
 
-from weft.errors import Conflict, Damaged, InvalidArgument, NotFound, OperationFailed
+from weft.errors import Conflict, InvalidArgument, NotFound, OperationFailed
 from weft.model.container import (
     Container,
     ContainerConfig,
@@ -42,31 +43,26 @@ from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.signals import signal_number
 from weft.model.volume import volumes_of
-from weft.runtime.box import Box, ImageFiles, check_free, opened
+from weft.runtime.box import Box, ImageFiles, check_free, new_box, opened
 from weft.runtime.command import Command
 from weft.runtime.confinement import Confiner
 from weft.runtime.container_logs import ContainerLogs
 from weft.runtime.container_mounts import ContainerMounts, put_away
-from weft.runtime.devices import find_devices
-from weft.runtime.init_files import make_init_files
-from weft.runtime.limits import check_limits, memory_and_swap, swap_is_accounted
+from weft.runtime.limits import memory_and_swap, swap_is_accounted
 from weft.runtime.logs import LogQuery
-from weft.runtime.memory import mounted
-from weft.runtime.mounts import make_private, mount_overlay, mount_points_below, unmount
+from weft.runtime.maker import Maker
+from weft.runtime.mounts import make_private, unmount
 from weft.runtime.oci import Oci, cgroups_are_v2
-from weft.runtime.record import Directory, Record
-from weft.runtime.remains import dissolve, end_unmade
+from weft.runtime.record import Directory
+from weft.runtime.remains import dissolve, found, unmount_below
 from weft.runtime.spec import (
-    capabilities_of,
     command_document,
-    container_document,
-    new_container,
 )
-from weft.runtime.streams import ContainerStreams, resize_container
+from weft.runtime.streams import ContainerStreams, PendingStreams, resize_container
 from weft.runtime.users import find_user, read_accounts
 from weft.runtime.volumes import LocalVolumes
 from weft.system.files import make_directory
-from weft.system.process import ProcessId, adopt_orphans
+from weft.system.process import adopt_orphans
 
 log = logging.getLogger(__name__)
 
@@ -99,9 +95,9 @@ class ConmonRuntime:
         self._slots = asyncio.Semaphore(2 * (os.cpu_count() or 1))
         self.limits_swap = swap_is_accounted()
         self.confiner = Confiner(self._run, cgroup_namespaces=cgroups_are_v2())
-        self.version = ""
-        """Version of the OCI runtime: `runc 1.1.5`."""
-        self.conmon_version = ""
+        self._maker = Maker(self._oci, images, self._mounts, self._logs, lambda: self.confiner)
+        self.version = self.conmon_version = ""
+        """Versions of the OCI runtime and of conmon: `runc 1.1.5`."""
         images.set_users(
             lambda image: [
                 box.container.id for box in self._boxes.values() if box.container.image == image
@@ -123,13 +119,8 @@ class ConmonRuntime:
         async with asyncio.TaskGroup() as group:
             for path in self._containers.iterdir():
                 group.create_task(self._load(Directory(path)))
-        for point in mount_points_below(self._containers):
-            if (
-                point.name == Directory(point.parent).memory.name
-                or point.parent.name not in self._boxes
-                or self._boxes[ContainerId(point.parent.name)].ended.is_set()
-            ):
-                unmount(point)
+        used = {box.directory.path for box in self._boxes.values() if box.has_mounts}
+        unmount_below(self._containers, used)
         self._loaded = True
         await self._mounts.unmount_unused()
 
@@ -142,34 +133,21 @@ class ConmonRuntime:
             log.error("apparmor.failed cause=%s", error)
 
     async def _load(self, directory: Directory) -> None:
-        id = directory.path.name
-        try:
-            record = directory.read()
-        except Damaged as error:
-            log.error(
-                "container.damaged container=%s cause=%s; its files stay in %s",
-                id[:12],
-                error,
-                directory.path,
-            )
-            await end_unmade(self._oci, id, directory)
+        box = await found(self._oci, directory)
+        if box is None:
             return
-        if record is None or not record.made:
-            log.warning("container.cleared container=%s cause=%r", id[:12], "half made")
-            await dissolve(self._oci, id, directory)
+        id = box.container.id
+        self._boxes[id] = box
+        if box.is_prepared:
             return
-        box = self._boxes[ContainerId(id)] = Box(directory, record)
-        if record.container.state is ContainerState.EXITED:
+        if box.container.state is ContainerState.EXITED:
             await self._put_away(box)
             box.ended.set()
             return
         box.host_was_down = not self._oci.knows(id)
-        if (
-            not record.started
-            and record.init is not None
-            and record.init.lives
-            and await self._oci.has_started(id)
-        ):
+        init = box.record.init
+        is_made = not box.record.started and init is not None and init.lives
+        if is_made and await self._oci.has_started(id):
             self._mark_started(box, self._clock())
         self._watch(box)
         if box.conmon is None or box.conmon.has_ended or directory.exit_code is not None:
@@ -185,74 +163,56 @@ class ConmonRuntime:
 
     async def create(self, config: ContainerConfig, files: Sequence[MemoryFile] = ()) -> Container:
         check_files(config, files)
+        box, image = self._new_box(config)
+        async with self._undone_on_error(box):
+            await self._maker.make(box, image, files, is_new=True)
+        return box.container
+
+    async def prepare(self, config: ContainerConfig) -> Container:
+        check_files(config, ())
+        box, image = self._new_box(config)
+        async with self._undone_on_error(box):
+            await self._maker.prepare(box, image)
+            box.has_mounts = False
+            await self._mounts.unmount(config.mount_points)
+            box.write(made=True)
+        return box.container
+
+    def _new_box(self, config: ContainerConfig) -> tuple[Box, Image]:
         image = self._images.find(config.spec.image)
         check_free(config, self.containers())
-        check_limits(config.limits, len(os.sched_getaffinity(0)))
-        directory = Directory(self._containers / config.id)
         swap = memory_and_swap(config.limits, self.limits_swap)
-        container = new_container(config, image, self._clock(), str(directory.log), swap)
-        signal = config.spec.stop_signal or image.config.stop_signal or "SIGTERM"
-        signal_number(signal)
-        record = Record(container=container, stop_signal=signal)
-        box = self._boxes[config.id] = Box(directory, record)
+        directory = Directory(self._containers / config.id)
+        box = new_box(directory, config, image, self._clock(), swap)
+        self._boxes[config.id] = box
+        return box, image
+
+    @asynccontextmanager
+    async def _undone_on_error(self, box: Box) -> AsyncIterator[None]:
+        """Within this a new container is made, all or nothing."""
+        directory, config = box.directory, box.container.config
         try:
             async with box.lock:
                 directory.make()
                 directory.write(box.record)
                 await self._mounts.mount(config.mount_points)
                 async with self._slots:
-                    await self._make(box, image, files, is_new=True)
+                    yield
         except BaseException:
             box.removed = True
             del self._boxes[config.id]
             await asyncio.shield(dissolve(self._oci, config.id, directory))
             await asyncio.shield(self._mounts.unmount(config.mount_points))
             raise
-        ids = (config.id[:12], config.name, image.id[7:19])
+        self._watch_if_made(box)
+        ids = (config.id[:12], config.name, box.container.image[7:19])
         log.info("container.created container=%s name=%s image=%s", *ids)
-        return box.container
 
-    async def _make(
-        self, box: Box, image: Image, files: Sequence[MemoryFile], is_new: bool = False
-    ) -> None:
-        directory, container = box.directory, box.container
-        directory.forget_exit()
-        mount_overlay(
-            self._images.layer_directories(image), directory.upper, directory.work, directory.merged
-        )
-        if is_new:
-            await asyncio.to_thread(make_init_files, directory.merged)
-            await self._mounts.populate(directory.merged, container.config.mount_points)
-        config = container.config
-        accounts = await asyncio.to_thread(read_accounts, directory.merged)
-        user = find_user(accounts, config.spec.user or image.config.user, config.spec.groups)
-        confinement = await self.confiner.confine(config.spec)
-        container = msgspec.structs.replace(container, confinement=confinement)
-        box.record = msgspec.structs.replace(box.record, container=container)
-        seccomp = self.confiner.filter(capabilities_of(config.spec), config.spec.privileges)
-        mounts = await self._mounts.prepared(directory.places, config.mount_points)
-        document = container_document(
-            container, image, user, directory.path, seccomp, find_devices(config.spec), mounts
-        )
-        directory.write_files({
-            "hosts": config.hosts.encode(), "resolv.conf": config.resolv_conf.encode(),
-            "hostname": f"{config.hostname}\n".encode(), "config.json": document,
-        })  # fmt: skip
-        log_bytes = self._logs.conmon_begins(directory, config)
-        tty, stdin = config.spec.tty, config.spec.open_stdin
-        with mounted(directory.memory, files):
-            conmon, init = await self._oci.create(
-                config.id, directory.path, log_bytes=log_bytes, tty=tty, stdin=stdin
-            )
-        put_away(directory.places)
-        try:
-            box.write(made=True, started=False, init=init, conmon=ProcessId.of(conmon.pid))
-        except BaseException:
-            conmon.kill_and_reap()
-            raise
-        finally:
-            conmon.close()
-        self._watch(box)
+    async def configure(self, config: ContainerConfig) -> Container:
+        box = self._box(config.id)
+        check_free(config, (c for c in self.containers() if c.id != config.id))
+        box.write_container(config=config)
+        return box.container
 
     async def start(self, id: ContainerId, files: Sequence[MemoryFile] = ()) -> Container:
         """Makes an ended container again from its own files. A running container is no error."""
@@ -261,11 +221,12 @@ class ConmonRuntime:
             self._check_not_removed(box)
             if box.is_running:
                 return box.container
-            if box.container.state is ContainerState.EXITED:
+            if box.is_prepared or box.container.state is ContainerState.EXITED:
                 check_files(box.container.config, files)
                 await self._make_again(box, files)
             moment = self._clock()
             try:
+                box.connect_clients()
                 async with self._slots:
                     await self._oci.start(id)
             except OperationFailed as error:
@@ -276,23 +237,29 @@ class ConmonRuntime:
         return box.container
 
     async def _make_again(self, box: Box, files: Sequence[MemoryFile]) -> None:
-        """Makes an ended container again. If that fails the container stays ended, and can be
-        removed."""
-        await self._put_away(box)
+        """Makes a prepared or ended container. If that fails the container stays as it was but for
+        its error, and can be removed."""
         before, ended = box.record, box.ended
-        box.ended, box.host_was_down = asyncio.Event(), False
+        if ended.is_set():
+            await self._put_away(box)
+            box.ended, box.host_was_down = asyncio.Event(), False
         try:
+            box.has_mounts = True
+            if box.container.is_plain:  # a daemon that is killed now leaves a prepared one
+                box.write(init=None)
             box.write_container(
                 state=ContainerState.CREATED, exit_code=0, error="", oom_killed=False, finished_at=0
             )
             await self._mounts.mount(box.container.config.mount_points)
             async with self._slots:
-                await self._make(box, self._images.find(box.container.image), files)
-        except BaseException:
+                image = self._images.find(box.container.image)
+                await self._maker.make(box, image, files)
+        except BaseException as error:
             box.record, box.ended = before, ended
             await asyncio.shield(self._put_away(box))
-            box.write()
+            box.write_container(error=str(error))
             raise
+        self._watch_if_made(box)
 
     def _mark_started(self, box: Box, moment: Nanoseconds) -> None:
         """The container may have ended already."""
@@ -306,6 +273,10 @@ class ConmonRuntime:
 
     # the end of a container
 
+    def _watch_if_made(self, box: Box) -> None:
+        if not box.is_prepared:
+            self._watch(box)
+
     def _watch(self, box: Box) -> None:
         """Watches the container's conmon, even if another daemon started it."""
         box.conmon, box.init = opened(box.record.conmon), opened(box.record.init)
@@ -318,7 +289,7 @@ class ConmonRuntime:
         if box.conmon is not None:
             await box.conmon.wait()
         if box.init is not None:
-            box.init.kill(signal.SIGKILL)
+            box.init.kill(SIGKILL)
         self._mark_ended(box)
         async with box.lock:
             if not box.removed and box.container.state is ContainerState.EXITED:
@@ -347,21 +318,23 @@ class ConmonRuntime:
                 log.warning("container.delete container=%s cause=%s", box.container.id[:12], error)
         put_away(box.directory.places)
         unmount(box.directory.merged)
+        box.has_mounts = False
         if self._loaded:
             await self._mounts.unmount(box.container.config.mount_points)
 
     def _users_of(self, volume: str) -> int:
-        """How many containers that have not ended have the volume."""
+        """How many containers have the volume mounted."""
         return sum(
             volume in volumes_of(box.container.config.mount_points)
             for box in self._boxes.values()
-            if box.container.state is not ContainerState.EXITED
+            if box.has_mounts
         )
 
     async def stop(self, id: ContainerId, grace: Nanoseconds) -> Container:
         box = self._box(id)
         if box.is_running and box.init is not None:
             box.init.kill(signal_number(box.record.stop_signal))
+            await self._thaw(box)
             try:
                 async with asyncio.timeout(grace / SECOND):
                     await box.ended.wait()
@@ -373,10 +346,11 @@ class ConmonRuntime:
     async def _end(self, box: Box) -> None:
         """Sends SIGKILL and waits. Raises `OperationFailed` if the kernel cannot end the
         process."""
-        if box.ended.is_set():
+        if box.ended.is_set() or box.is_prepared:
             return
         if box.init is not None:
-            box.init.kill(signal.SIGKILL)
+            box.init.kill(SIGKILL)
+            await self._thaw(box)
         try:
             async with asyncio.timeout(_KILL_PATIENCE):
                 await box.ended.wait()
@@ -385,12 +359,36 @@ class ConmonRuntime:
                 f"cannot stop container {box.container.id[:12]}: process does not end"
             ) from None
 
+    async def pause(self, id: ContainerId) -> Container:
+        box = self._box(id)
+        async with box.lock:
+            if not box.is_running:
+                raise Conflict(f"container {id} is not running")
+            if not box.container.paused:
+                await self._oci.pause(id)
+                box.write_container(paused=True)
+        return box.container
+
+    async def unpause(self, id: ContainerId) -> Container:
+        box = self._box(id)
+        async with box.lock:
+            await self._thaw(box)
+        return box.container
+
+    async def _thaw(self, box: Box) -> None:
+        """Lets frozen processes run, to take a signal among other things."""
+        if box.is_running and box.container.paused:
+            await self._oci.resume(box.container.id)
+            box.write_container(paused=False)
+
     async def kill(self, id: ContainerId, signal: str) -> None:
         box = self._box(id)
         number = signal_number(signal or "SIGKILL")
         if not box.is_running or box.init is None:
             raise Conflict(f"cannot kill container: {id}: container {id} is not running")
         box.init.kill(number)
+        if number in (SIGKILL, signal_number(box.record.stop_signal)):
+            await self._thaw(box)
 
     async def remove(self, id: ContainerId) -> None:
         box = self._boxes.get(id)
@@ -401,6 +399,8 @@ class ConmonRuntime:
                 return
             await self._end(box)
             await self._put_away(box)
+            box.ended.set()
+            box.close_clients()
             await self._logs.forget(id)
             # The file system takes tens of milliseconds to remove an overlay's directories.
             await asyncio.to_thread(box.directory.remove)
@@ -414,8 +414,8 @@ class ConmonRuntime:
 
     # streams, logs and commands
 
-    async def attach(self, id: ContainerId) -> ContainerStreams:
-        return ContainerStreams(self._box(id).directory.path)
+    async def attach(self, id: ContainerId) -> ContainerStreams | PendingStreams:
+        return self._box(id).attach()
 
     def logs(
         self,
@@ -449,20 +449,21 @@ class ConmonRuntime:
             raise Conflict(f"container {id} is not running")
         if not argv:
             raise InvalidArgument("No exec command specified")
-        image, spec = self._images.find(box.container.image), box.container.config.spec
+        box.check_not_paused("exec")
+        place = directory or box.container.config.spec.dir
+        image = self._images.find(box.container.image).config
         accounts = await asyncio.to_thread(read_accounts, box.directory.merged)
-        who = find_user(accounts, user or spec.user or image.config.user, spec.groups)
-        place = directory or spec.dir or image.config.working_dir or "/"
-        document = command_document(box.container, argv, env, place, who, tty, privileged)
-        return Command(
-            secrets.token_hex(32),
-            id,
-            document,
-            self._oci,
-            box.directory.path,
-            stdin=stdin,
-            privileged=privileged,
+        who = find_user(
+            accounts,
+            user or box.container.config.spec.user or image.user,
+            box.container.config.spec.groups,
         )
+        document = command_document(
+            box.container, argv, env, place or image.working_dir or "/", who, tty, privileged
+        )
+        files = box.directory.path
+        new = secrets.token_hex(32)
+        return Command(new, id, document, self._oci, files, stdin=stdin, privileged=privileged)
 
     async def top(self, id: ContainerId) -> list[int]:
         box = self._box(id)

@@ -35,6 +35,7 @@ from weft.model.meta import Nanoseconds
 from weft.model.references import parse
 from weft.model.registry import Distribution, RegistryAuth
 from weft.runtime.base import Attached, Exec, Images
+from weft.runtime.box import check_free
 from weft.runtime.fake_exec import KILLED, FakeExec, Outcomes
 
 Effect = Literal["create", "start", "stop", "remove"]
@@ -216,6 +217,25 @@ class FakeRuntime:
         self.files[config.id] = tuple(files)
         return made
 
+    async def prepare(self, config: ContainerConfig) -> Container:
+        return await FakeRuntime.create(self, config)
+
+    async def configure(self, config: ContainerConfig) -> Container:
+        check_free(config, (c for c in self.containers() if c.id != config.id))
+        self._containers[config.id] = msgspec.structs.replace(self.get(config.id), config=config)
+        return self.get(config.id)
+
+    async def pause(self, id: ContainerId) -> Container:
+        self._require(id, ContainerState.RUNNING, "pause")
+        return self._set_paused(id, True)
+
+    async def unpause(self, id: ContainerId) -> Container:
+        return self._set_paused(id, False)
+
+    def _set_paused(self, id: ContainerId, paused: bool) -> Container:
+        self._containers[id] = msgspec.structs.replace(self.get(id), paused=paused)
+        return self.get(id)
+
     async def start(self, id: ContainerId, files: Sequence[MemoryFile] = ()) -> Container:
         self._check_can_start(id)
         await self._effect("start")
@@ -223,10 +243,15 @@ class FakeRuntime:
         if container.state is ContainerState.EXITED:
             check_files(container.config, files)
             self.files[id] = tuple(files)
+        try:
+            pid = await self._spawn(container)
+        except OperationFailed as error:
+            self._containers[id] = msgspec.structs.replace(container, error=str(error))
+            raise
         started = msgspec.structs.replace(
             container,
             state=ContainerState.RUNNING,
-            pid=await self._spawn(container),
+            pid=pid,
             started_at=self._clock(),
             exit_code=0,
             error="",
@@ -363,6 +388,7 @@ class FakeRuntime:
         ended = msgspec.structs.replace(
             container,
             state=ContainerState.EXITED,
+            paused=False,
             pid=0,
             exit_code=exit_code,
             finished_at=self._clock(),

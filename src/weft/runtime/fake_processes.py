@@ -219,21 +219,35 @@ class ProcessExec:
 class Watcher:
     """A client attached to a container: receives the output from now on."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process | None) -> None:
+        """None: the container has not been started."""
         self._process = process
+        self._started = asyncio.Event()
+        if process is not None:
+            self._started.set()
         self.queue: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
+
+    def begin(self, process: Process) -> None:
+        if self._process is None:
+            self._process = process
+            self._started.set()
+
+    async def _writable(self) -> Process:
+        await self._started.wait()
+        assert self._process is not None
+        return self._process
 
     async def read(self) -> tuple[int, bytes]:
         return await self.queue.get()
 
     async def write(self, data: bytes) -> None:
-        await self._process.write(data)
+        await (await self._writable()).write(data)
 
     async def close_stdin(self) -> None:
-        await self._process.close_stdin()
+        await (await self._writable()).close_stdin()
 
     async def resize(self, rows: int, columns: int) -> None:
-        await self._process.resize(rows, columns)
+        await (await self._writable()).resize(rows, columns)
 
     def close(self) -> None:
         self.queue.put_nowait((0, b""))
@@ -252,7 +266,13 @@ class ProcessRuntime(FakeRuntime):
         self._count = itertools.count(1)
 
     async def create(self, config: ContainerConfig, files: Sequence[MemoryFile] = ()) -> Container:
-        created = await super().create(config, files)
+        return self._with_log(await super().create(config, files))
+
+    async def prepare(self, config: ContainerConfig) -> Container:
+        return self._with_log(await super().prepare(config))
+
+    def _with_log(self, created: Container) -> Container:
+        config = created.config
         path = f"/nowhere/{config.id}/{config.id}-json.log"
         self._containers[config.id] = msgspec.structs.replace(created, log_path=path)
         return self.get(config.id)
@@ -262,6 +282,8 @@ class ProcessRuntime(FakeRuntime):
         process = Process(container.args, container.env, spec.tty, spec.open_stdin)
         await process.start()
         self._processes[container.id] = process
+        for watcher in self._watchers.get(container.id, ()):
+            watcher.begin(process)
         self._followers[container.id] = asyncio.create_task(self._follow(container.id, process))
         return process.pid
 
@@ -315,8 +337,10 @@ class ProcessRuntime(FakeRuntime):
         await super().remove(id)
 
     async def attach(self, id: ContainerId) -> Attached:
-        self._require(id, ContainerState.RUNNING, "attach to")
-        watcher = Watcher(self._processes[id])
+        is_running = self.get(id).state is ContainerState.RUNNING
+        if not self.get(id).is_plain:
+            self._require(id, ContainerState.RUNNING, "attach to")
+        watcher = Watcher(self._processes[id] if is_running else None)
         self._watchers.setdefault(id, []).append(watcher)
         return watcher
 

@@ -57,14 +57,25 @@ class Oci:
         return found[0], found[1]
 
     async def create(
-        self, id: str, directory: Path, *, log_bytes: int, tty: bool, stdin: bool
+        self,
+        id: str,
+        directory: Path,
+        *,
+        log_bytes: int,
+        tty: bool,
+        stdin: bool,
+        stdin_once: bool = False,
     ) -> tuple[Process, ProcessId]:
         """Makes the container that `directory`/config.json describes: (its conmon, its first
         process, which waits for start). `log_bytes`: when its log is as long, conmon begins a new
-        one. Raises `OperationFailed` with the runtime's own text."""
+        one. `stdin_once`: its input ends with the first client that writes to it. Raises
+        `OperationFailed` with the runtime's own text."""
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         try:
-            argv = self._conmon_arguments(id, directory, log_bytes, tty, stdin)
+            inputs = (["--stdin"] if stdin else []) + (
+                ["--leave-stdin-open"] if stdin and not stdin_once else []
+            )
+            argv = self._conmon_arguments(id, directory, log_bytes, tty, inputs)
             conmon = spawn(argv, {3: write_end}, {**os.environ, "_OCI_SYNCPIPE": "3"})
         except BaseException:
             os.close(read_end)
@@ -94,7 +105,7 @@ class Oci:
         return conmon, process
 
     def _conmon_arguments(
-        self, id: str, directory: Path, log_bytes: int, tty: bool, stdin: bool
+        self, id: str, directory: Path, log_bytes: int, tty: bool, inputs: list[str]
     ) -> list[str]:
         """Runs in the container's directory, because conmon writes the file `oom` to its working
         directory."""
@@ -113,11 +124,7 @@ class Oci:
             str(log_bytes),
             "--no-sync-log",
         ]
-        streams = [
-            "--full-attach",
-            *(["--terminal"] if tty else []),
-            *(["--stdin", "--leave-stdin-open"] if stdin else []),
-        ]
+        streams = ["--full-attach", *(["--terminal"] if tty else []), *inputs]
         runtime = ["--runtime", shutil.which(self.runtime) or self.runtime]
         runtime += [part for argument in self._root for part in ("--runtime-arg", argument)]
         return [
@@ -134,6 +141,13 @@ class Oci:
         if output.code != 0 and "does not exist" not in output.text:
             raise OperationFailed(f"cannot remove container {id[:12]}: {_reason(output.text)}")
         await remove_cgroups(id)
+
+    async def pause(self, id: str) -> None:
+        """Freezes all processes."""
+        await self._run("pause", id, "pause")
+
+    async def resume(self, id: str) -> None:
+        await self._run("unpause", id, "resume")
 
     def knows(self, id: str) -> bool:
         return (self._state / id).exists()

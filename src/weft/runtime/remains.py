@@ -1,16 +1,53 @@
-"""Removes what a killed daemon left of half made containers."""
+"""What a daemon that was killed has left: finds its containers, and removes what is left of half
+made ones."""
 
 import logging
 import signal
+from collections.abc import Collection
+from pathlib import Path
 
-from weft.errors import OperationFailed
+from weft.errors import Damaged, OperationFailed
+from weft.runtime.box import Box
 from weft.runtime.container_mounts import put_away
-from weft.runtime.mounts import unmount
+from weft.runtime.mounts import mount_points_below, unmount
 from weft.runtime.oci import Oci, processes_with_argument
 from weft.runtime.record import Directory
 from weft.system.process import Process
 
 log = logging.getLogger(__name__)
+
+
+async def found(oci: Oci, directory: Directory) -> Box | None:
+    """The container of the directory. None if it was half made, and is gone now; or if its record
+    is damaged: then its files stay."""
+    id = directory.path.name
+    try:
+        record = directory.read()
+    except Damaged as error:
+        log.error(
+            "container.damaged container=%s cause=%s; its files stay in %s",
+            id[:12],
+            error,
+            directory.path,
+        )
+        await end_unmade(oci, id, directory)
+        return None
+    if record is None or not record.made:
+        log.warning("container.cleared container=%s cause=%r", id[:12], "half made")
+        await dissolve(oci, id, directory)
+        return None
+    box = Box(directory, record)
+    if box.is_prepared:
+        await end_unmade(oci, id, directory)
+        box.has_mounts = False
+    return box
+
+
+def unmount_below(containers: Path, used: Collection[Path]) -> None:
+    """Unmounts what no container has mounted now. `used`: directories of those that have."""
+    for point in mount_points_below(containers):
+        if point.name == Directory(point.parent).memory.name or point.parent not in used:
+            unmount(point)
 
 
 async def kill_makers(directory: Directory) -> None:

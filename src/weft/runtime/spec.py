@@ -18,9 +18,11 @@ from weft.model.container import Confinement, Container, ContainerConfig, Image,
 from weft.model.health import health_check
 from weft.model.kernel_settings import ULIMITS, check_sysctls, check_ulimit
 from weft.model.meta import Nanoseconds
-from weft.model.service import ContainerSpec, Resources, Ulimit
+from weft.model.service import ContainerSpec, Ulimit
 from weft.runtime.devices import Devices
+from weft.runtime.limits_document import resources
 from weft.runtime.mount_document import NO_MOUNTS, Document, UserMounts, arranged
+from weft.runtime.system_mounts import system_mounts
 from weft.runtime.users import User
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -30,8 +32,8 @@ DEFAULT_CAPABILITIES = (
 )  # fmt: skip
 INIT_TARGET = "/sbin/docker-init"
 """Where the init program is in a container, as in Docker."""
-_CPU_PERIOD = 100_000
-"""Microseconds; the kernel's default."""
+NO_COMMAND = ("",)
+"""A spec's command that removes the image's entrypoint."""
 _NETWORK_SYSCTLS = {
     "net.ipv4.ip_unprivileged_port_start": "0",
     "net.ipv4.ping_group_range": "0 2147483647",
@@ -59,7 +61,7 @@ def new_container(
 def command_line(image: Image, spec: ContainerSpec) -> tuple[str, ...]:
     """The service's command replaces the image's entrypoint and arguments; the service's args
     replace only the arguments."""
-    entrypoint = spec.command or image.config.entrypoint
+    entrypoint = () if spec.command == NO_COMMAND else spec.command or image.config.entrypoint
     arguments = spec.args or (() if spec.command else image.config.cmd)
     if not (*entrypoint, *arguments):
         raise InvalidArgument(
@@ -108,13 +110,15 @@ def container_document(
     )
     if spec.oom_score_adj:
         process["oomScoreAdj"] = spec.oom_score_adj
+    if spec.tty and any(config.console_size):
+        rows, columns = config.console_size
+        process["consoleSize"] = {"height": rows, "width": columns}
     document: dict[str, Any] = {
         "ociVersion": "1.0.2",
-        "hostname": config.hostname,
         "process": process,
         "root": {"path": str(directory / "merged"), "readonly": spec.read_only},
         "mounts": arranged(
-            _system_mounts(spec.privileges.privileged),
+            system_mounts(config),
             [
                 *_own_files(directory, confinement.init, mounts.documents),
                 *mounts.documents,
@@ -125,13 +129,14 @@ def container_document(
             "namespaces": _namespaces(config, confinement),
             "cgroupsPath": f"/weft/{config.id}",
             "devices": devices.nodes,
-            "resources": _resources(config.limits, container.memory_swap)
-            | {"devices": devices.rules},
+            "resources": resources(config, container.memory_swap) | {"devices": devices.rules},
             "sysctl": _sysctls(config),
             "maskedPaths": confinement.masked_paths,
             "readonlyPaths": confinement.read_only_paths,
         },
     }
+    if "uts" not in config.shared:
+        document["hostname"] = config.hostname
     if mounts.root_propagation:
         document["linux"]["rootfsPropagation"] = mounts.root_propagation
     if seccomp is not None:
@@ -241,26 +246,13 @@ def _may_raise_limits() -> bool:
 
 def _namespaces(config: ContainerConfig, confinement: Confinement) -> list[dict[str, str]]:
     kinds = ["pid", "mount", "ipc", "uts", *(["cgroup"] if confinement.cgroup_namespace else [])]
-    network = (
-        [{"type": "network", "path": config.namespace}] if config.namespace is not None else []
-    )
-    return [*({"type": kind} for kind in kinds), *network]
-
-
-def _resources(limits: Resources, memory_swap: int) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    if limits.memory:
-        # A host that does not count swap has no file for the other limit.
-        swap = {"swap": memory_swap} if memory_swap > 0 else {}
-        result["memory"] = {"limit": limits.memory} | swap
-    if limits.nano_cpus:
-        result["cpu"] = {
-            "quota": max(1000, limits.nano_cpus * _CPU_PERIOD // 10**9),
-            "period": _CPU_PERIOD,
-        }
-    if limits.pids:
-        result["pids"] = {"limit": limits.pids}
-    return result
+    paths = {kind: config.shared.get(kind) for kind in kinds}
+    own = [{"type": kind} for kind, path in paths.items() if path is None]
+    others = [{"type": kind, "path": path} for kind, path in paths.items() if path]
+    network = [{"type": "network"}] if config.namespace is not None else []
+    if config.namespace:
+        network[0]["path"] = config.namespace
+    return [*own, *others, *network]
 
 
 def _sysctls(config: ContainerConfig) -> dict[str, str]:
@@ -268,34 +260,6 @@ def _sysctls(config: ContainerConfig) -> dict[str, str]:
     if config.namespace is not None:
         return _NETWORK_SYSCTLS | config.spec.sysctls
     return config.spec.sysctls
-
-
-def _system_mounts(writable: bool) -> list[dict[str, Any]]:
-    """`writable`: also the kernel's objects and control groups."""
-
-    def mount(target: str, kind: str, *options: str, source: str = "") -> dict[str, Any]:
-        return {"destination": target, "type": kind, "source": source or kind, "options": options}
-
-    safe = ("nosuid", "noexec", "nodev")
-    kernel = safe if writable else (*safe, "ro")
-    return [
-        mount("/proc", "proc", *safe),
-        mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
-        mount(
-            "/dev/pts",
-            "devpts",
-            "nosuid",
-            "noexec",
-            "newinstance",
-            "ptmxmode=0666",
-            "mode=0620",
-            "gid=5",
-        ),
-        mount("/sys", "sysfs", *kernel),
-        mount("/sys/fs/cgroup", "cgroup", *kernel),
-        mount("/dev/mqueue", "mqueue", *safe),
-        mount("/dev/shm", "tmpfs", *safe, "mode=1777", "size=67108864", source="shm"),
-    ]
 
 
 def _own_files(directory: Path, init: str, mounts: Sequence[Document]) -> list[Document]:

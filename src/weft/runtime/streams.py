@@ -71,6 +71,47 @@ class ContainerStreams:
         self._socket.close()
 
 
+class PendingStreams:
+    """A client that attaches to a container that has not been started. It is connected after the
+    container is made and before its program begins, so it misses no output."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._streams: ContainerStreams | None = None
+        self._decided = asyncio.Event()
+
+    def connect(self) -> None:
+        """Raises `Conflict` if the container has ended already."""
+        if not self._decided.is_set():
+            self._streams = ContainerStreams(self._directory)
+            self._decided.set()
+
+    async def _connected(self) -> ContainerStreams | None:
+        """None: closed before that, or the container is gone."""
+        await self._decided.wait()
+        return self._streams
+
+    async def read(self) -> tuple[int, bytes]:
+        streams = await self._connected()
+        return END if streams is None else await streams.read()
+
+    async def write(self, data: bytes) -> None:
+        if (streams := await self._connected()) is not None:
+            await streams.write(data)
+
+    async def close_stdin(self) -> None:
+        if (streams := await self._connected()) is not None:
+            await streams.close_stdin()
+
+    async def resize(self, rows: int, columns: int) -> None:
+        resize_container(self._directory, rows, columns)
+
+    def close(self) -> None:
+        self._decided.set()
+        if self._streams is not None:
+            self._streams.close()
+
+
 def resize_container(directory: Path, rows: int, columns: int) -> None:
     """Writes to conmon's control FIFO: message 1 is a window size. Raises `Conflict` if conmon is
     gone."""

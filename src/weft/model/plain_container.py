@@ -1,0 +1,108 @@
+"""What only a plain container has: one that a user made on this node, and not a task of the swarm.
+
+Who writes it: the user, in the request that makes the container; `stopped_by_user` and
+`restart_count`, which are last, the engine. It is part of the container's own record, so it lives
+exactly as long as the container."""
+
+from typing import Literal
+
+import msgspec
+
+from weft.model.addresses import Port, Protocol
+from weft.model.meta import SECOND, Nanoseconds
+
+RestartName = Literal["no", "always", "unless-stopped", "on-failure"]
+
+FIRST_PAUSE: Nanoseconds = SECOND // 10
+LAST_PAUSE: Nanoseconds = 60 * SECOND
+"""Before a restart: the pause doubles from the first to the last (moby restartmanager)."""
+LONG: Nanoseconds = 10 * SECOND
+"""A container that ran as long begins with the first pause again."""
+
+
+class RestartRule(msgspec.Struct, frozen=True, omit_defaults=True):
+    name: RestartName = "no"
+    most: int = 0
+    """Restarts at most, of `on-failure`; 0: without limit."""
+
+    def applies(self, exit_code: int, *, restarts: int, by_user: bool) -> bool:
+        """Whether a container that has ended is started again. `restarts`: how often that was done
+        since a user started it; `by_user`: whether a user has stopped it."""
+        match self.name:
+            case "always":
+                return True
+            case "unless-stopped":
+                return not by_user
+            case "on-failure":
+                return exit_code != 0 and (not self.most or restarts < self.most)
+        return False
+
+
+def restart_pause(last: Nanoseconds, ran: Nanoseconds) -> Nanoseconds:
+    """How long to wait before a restart. `last`: the pause before the start of the container that
+    has now ended, 0 for none; `ran`: how long it ran."""
+    if ran >= LONG or not last:
+        return FIRST_PAUSE
+    return min(2 * last, LAST_PAUSE)
+
+
+class PortBinding(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One `-p` of a container: ports of this host that lead to one of its ports."""
+
+    target: Port
+    protocol: Protocol
+    address: str = ""
+    """Of the host; empty: all."""
+    ports: str = ""
+    """`8080`, `8000-8010`: one of them; empty: any free one."""
+
+
+class NamespaceModes(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Whose namespaces the container has, as Docker writes it: empty or `private` for its own,
+    `host`, or `container:<id>`."""
+
+    network: str = "default"
+    """Also `none`, `bridge`, or a network's name."""
+    pid: str = ""
+    ipc: str = ""
+    """Also `none`: its own, without /dev/shm."""
+    uts: str = ""
+    user: str = ""
+    cgroup: str = ""
+
+
+class AsWritten(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Parts of the request that `inspect` shows as they were written, and that have become other
+    fields of the container."""
+
+    binds: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    tmpfs: dict[str, str] = msgspec.field(default_factory=dict)
+    volumes_from: tuple[str, ...] = ()
+    security_options: tuple[str, ...] = ()
+    extra_hosts: tuple[str, ...] = ()
+    attached: tuple[bool, bool, bool] = (False, False, False)
+    """stdin, stdout and stderr of the client that made it."""
+    id_file: str = ""
+    """Where the client wrote the container's id."""
+    stop_timeout: int | None = None
+    """Seconds."""
+    annotations: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class PlainContainer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    restart: RestartRule = RestartRule()
+    auto_remove: bool = False
+    """Whether the container is removed once it has ended."""
+    modes: NamespaceModes = NamespaceModes()
+    domain_name: str = ""
+    ports: tuple[PortBinding, ...] = ()
+    publish_all: bool = False
+    exposed: tuple[tuple[Port, Protocol], ...] = ()
+    """Beside those of the image."""
+    mac_address: str = ""
+    written: AsWritten = AsWritten()
+    stopped_by_user: bool = False
+    """Since its last start."""
+    restart_count: int = 0
+    """Since a user started it."""
