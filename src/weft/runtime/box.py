@@ -81,6 +81,10 @@ class Box:
         start."""
         return self.record.init is None and self.container.state is ContainerState.CREATED
 
+    @property
+    def uses_mounts(self) -> bool:
+        return self.has_mounts and not self.ended.is_set()
+
     def check_not_paused(self, what: str) -> None:
         """Raises `Conflict` with Docker's text."""
         if self.container.paused:

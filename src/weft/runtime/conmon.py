@@ -119,7 +119,7 @@ class ConmonRuntime:
         async with asyncio.TaskGroup() as group:
             for path in self._containers.iterdir():
                 group.create_task(self._load(Directory(path)))
-        used = {box.directory.path for box in self._boxes.values() if box.has_mounts}
+        used = {box.directory.path for box in self._boxes.values() if box.uses_mounts}
         unmount_below(self._containers, used)
         self._loaded = True
         await self._mounts.unmount_unused()
@@ -327,7 +327,7 @@ class ConmonRuntime:
         return sum(
             volume in volumes_of(box.container.config.mount_points)
             for box in self._boxes.values()
-            if box.has_mounts
+            if box.uses_mounts
         )
 
     async def stop(self, id: ContainerId, grace: Nanoseconds) -> Container:
