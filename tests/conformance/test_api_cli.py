@@ -257,7 +257,6 @@ def test_images_that_nobody_uses_are_pruned(manager: Daemon) -> None:
 
 
 def test_what_weft_does_not_have(manager: Daemon) -> None:
-    assert "Weft, which runs services" in manager.refused("run", IMAGE)
     for command in (
         ["secret", "ls", "-q"],
         ["config", "ls", "-q"],

@@ -43,8 +43,8 @@ class CautiousRuntime(ProcessRuntime):
     async def _spawn(self, container: Container) -> int:
         return await FakeRuntime._spawn(self, container)
 
-    async def stop(self, id: ContainerId, grace: Nanoseconds) -> Container:
-        return await FakeRuntime.stop(self, id, grace)
+    async def stop(self, id: ContainerId, grace: Nanoseconds, signal: str = "") -> Container:
+        return await FakeRuntime.stop(self, id, grace, signal)
 
     async def kill(self, id: ContainerId, signal: str) -> None:
         await FakeRuntime.kill(self, id, signal)

@@ -128,10 +128,10 @@ class Witness:
     def _watch(self, host: SimHost) -> None:
         stop = host.runtime.stop
 
-        async def seen(id: ContainerId, grace: Nanoseconds) -> Container:
+        async def seen(id: ContainerId, grace: Nanoseconds, signal: str = "") -> Container:
             labels = host.runtime.get(id).config.labels
             self._stopping(host, TaskId(labels[TASK_LABEL]))
-            return await stop(id, grace)
+            return await stop(id, grace, signal)
 
         host.runtime.stop = seen  # type: ignore[method-assign]
 

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 from weft.model.bridge_network import BridgeNetwork, BridgeNetworkSpec
 from weft.model.cluster import Cluster, ClusterSpec, RootCa
 from weft.model.container import Container, NodeEvent
+from weft.model.container_request import ContainerRequest
 from weft.model.endpoint_settings import EndpointSettings
 from weft.model.health import Health
 from weft.model.host import HostInfo
@@ -200,8 +201,54 @@ class Networks(Protocol):
         ...
 
 
+class PlainContainers(Protocol):
+    """The containers that users have made on this host. Each change is an event."""
+
+    async def create(self, request: ContainerRequest) -> ContainerId:
+        """Raises `NotFound` for a missing image, `Conflict` for a name that is taken. All or
+        nothing."""
+        ...
+
+    async def start(self, id: ContainerId) -> None: ...
+
+    async def restart(
+        self, container: Container, grace: Nanoseconds | None = None, signal: str = ""
+    ) -> None:
+        """Also one that does not run."""
+        ...
+
+    async def pause(self, container: Container) -> None:
+        """Raises `Conflict` for a paused container, as `unpause` for one that is not."""
+        ...
+
+    async def unpause(self, container: Container) -> None: ...
+
+    async def rename(self, container: Container, name: str) -> None:
+        """Raises `Conflict` if the name is taken."""
+        ...
+
+    async def prune(self, wanted: Callable[[Container], bool]) -> list[ContainerId]:
+        """Removes the containers that do not run and are wanted."""
+        ...
+
+    def is_restarting(self, id: ContainerId) -> bool:
+        """Whether the container has ended and waits to be started again; False for others'."""
+        ...
+
+    async def next_end(self, id: ContainerId) -> Container:
+        """Returns at the container's next end, or at its removal."""
+        ...
+
+    async def removal(self, id: ContainerId) -> Container:
+        """Returns when the container is removed: how it was at last."""
+        ...
+
+
 class Node(Protocol):
     """This host."""
+
+    @property
+    def plain(self) -> PlainContainers: ...
 
     @property
     def info(self) -> HostInfo: ...
@@ -248,8 +295,11 @@ class Node(Protocol):
         """Emits an event about a container that changes nothing, such as `top`."""
         ...
 
-    async def stop_container(self, container: Container, grace: Nanoseconds) -> None:
-        """Also emits the events, as `kill_container`."""
+    async def stop_container(
+        self, container: Container, grace: Nanoseconds, signal: str = ""
+    ) -> None:
+        """`signal`: the name of another one than the container's. Also emits the events, as
+        `kill_container`."""
         ...
 
     async def kill_container(self, container: Container, signal: str) -> None:

@@ -97,10 +97,21 @@ def _log_bytes(line: LogLine, stamped: bool, framed: bool, said: bytes = b"") ->
     return frame(line.stream, data) if framed else data
 
 
+def _check_attachable(call: Call, container: Container) -> None:
+    """A plain container may be attached to before it is started. Raises `Conflict` with Docker's
+    texts."""
+    name = container.config.name
+    if container.paused:
+        raise Conflict(f"container {name} is paused, unpause the container before attach")
+    if call.node.plain.is_restarting(container.id):
+        raise Conflict(f"container {name} is restarting, wait until the container is running")
+    if not container.is_plain and container.state != ContainerState.RUNNING:
+        raise Conflict(f"container {container.id} is not running")
+
+
 async def attach(call: Call) -> web.StreamResponse:
     container = find_container(call.node.containers, call.id)
-    if container.state != ContainerState.RUNNING:
-        raise Conflict(f"container {container.id} is not running")
+    _check_attachable(call, container)
     outputs = _outputs(call)
     if call.flag("logs") and not call.flag("stream"):
         raise Unsupported(

@@ -1,5 +1,5 @@
-"""Containers of this node: list, inspect, stop, kill, wait, processes, remove. Services create
-containers; this API creates none."""
+"""All containers of this node, of tasks and plain ones: list, inspect, stop, kill, wait, processes,
+remove. `plain_containers.py` has what only plain ones can do."""
 
 import asyncio
 import operator
@@ -12,6 +12,7 @@ from weft.api import filters, processes
 from weft.api.call import Call, answer, nothing
 from weft.api.container_lookup import find_container
 from weft.api.filters import boolean, label_matches, name_test
+from weft.api.grace import grace_of, signal_name, stop_signal_of
 from weft.api.listing import answer_list
 from weft.api.schema.common import Json, encode, now
 from weft.api.schema.container import (
@@ -19,13 +20,14 @@ from weft.api.schema.container import (
     container_json,
     container_summary_json,
     port_list,
+    state_name,
 )
 from weft.api.streams import streamed
 from weft.api.versions import container_answer
 from weft.errors import Conflict, InvalidArgument, NotFound, Unsupported, clip
 from weft.model.container import Container, ContainerState
 from weft.model.ids import ContainerId
-from weft.model.meta import SECOND, Nanoseconds
+from weft.model.meta import Nanoseconds
 from weft.model.numbers import decimal
 from weft.model.signals import signal_name, signal_number
 from weft.runtime.base import Runtime
@@ -36,9 +38,6 @@ FILTERS = (
 )  # fmt: skip
 HEALTH = ("none", "starting", "healthy", "unhealthy")
 STATES = ("created", "restarting", "running", "removing", "paused", "exited", "dead")
-FOR_EVER = 86400
-MAX_GRACE = 2**31 - 1
-"""Seconds."""
 MAX_SIDE = 2**16 - 1
 """Rows and columns of a terminal: struct winsize has 16 bits for each."""
 POLL = 0.2
@@ -60,7 +59,13 @@ def _places(call: Call, container: Container) -> Json:
         "gateway": call.node.container_gateway(container.id),
         "execs": call.execs.of(container.id),
         "health": call.node.health(container),
+        "restarting": call.node.plain.is_restarting(container.id),
+        "network_ids": _network_ids(call) if container.is_plain else {},
     }
+
+
+def _network_ids(call: Call) -> dict[str, str]:
+    return {network.name: network.id for network in call.node.local_networks()}
 
 
 async def listing(call: Call) -> web.Response:
@@ -69,7 +74,7 @@ async def listing(call: Call) -> web.Response:
     containers = sorted(call.node.containers.containers(), key=lambda c: c.created_at, reverse=True)
     found = filters.select(containers, wanted, _makers(call))
     if not (call.flag("all") or limit or wanted.keys() & {"status", "exited", "before", "since"}):
-        found = [container for container in found if container.state == ContainerState.RUNNING]
+        found = [c for c in found if _is_shown(call, c)]
     shown = found[:limit] if limit else found
     moment, sizes = now(), await _sizes(call, shown)
     return await answer_list(
@@ -79,6 +84,11 @@ async def listing(call: Call) -> web.Response:
             container, context_of(call, container), moment, sizes.get(container.id)
         ),
     )
+
+
+def _is_shown(call: Call, container: Container) -> bool:
+    runs = container.state is ContainerState.RUNNING
+    return runs or call.node.plain.is_restarting(container.id)
 
 
 async def _sizes(call: Call, containers: Sequence[Container]) -> dict[ContainerId, tuple[int, int]]:
@@ -106,7 +116,7 @@ def _makers(call: Call) -> filters.Makers[Container]:
     def of_status(value: str) -> filters.Test[Container]:
         if value not in STATES:
             raise InvalidArgument(f"invalid filter 'status={value}'")
-        return lambda c: c.state == value
+        return lambda c: state_name(c, call.node.plain.is_restarting(c.id)) == value
 
     def of_image(value: str) -> filters.Test[Container]:
         image = _image_id(call, value)
@@ -217,44 +227,12 @@ async def stop(call: Call) -> web.Response:
     """Answers 304 if the container does not run, as Docker. The swarm starts another container if
     the service asks for one."""
     container = find_container(call.node.containers, call.id)
-    if container.state != ContainerState.RUNNING:
+    if container.state != ContainerState.RUNNING and not call.node.plain.is_restarting(
+        container.id
+    ):
         return nothing(304)
-    if call.query("signal"):
-        raise Unsupported(
-            "a stop signal of the request (signal) is not supported by Weft: use kill"
-        )
-    await call.node.stop_container(container, _grace(call, container))
+    await call.node.stop_container(container, grace_of(call, container), stop_signal_of(call))
     return nothing()
-
-
-def _grace(call: Call, container: Container) -> Nanoseconds:
-    """The request's grace period in seconds, or the container's own. -1 means for ever, which is a
-    day here: long enough for a container that was asked to stop."""
-    text = call.query("t")
-    if not text:
-        return container.stop_grace_period
-    seconds = decimal(text.removeprefix("-"), MAX_GRACE)
-    if seconds is None:
-        raise InvalidArgument(f"invalid t: {clip(text)!r} is not a number of seconds")
-    return (FOR_EVER if text.startswith("-") else seconds) * SECOND
-
-
-async def start(call: Call) -> web.Response:
-    container = find_container(call.node.containers, call.id)
-    if container.state == ContainerState.RUNNING:
-        return nothing(304)
-    raise Unsupported(
-        f"cannot start container {container.config.name}: not supported by Weft, whose services"
-        " start a new one"
-    )
-
-
-async def restart(call: Call) -> web.Response:
-    container = find_container(call.node.containers, call.id)
-    raise Unsupported(
-        f"cannot restart container {container.config.name}: not supported by Weft: stop it, and its"
-        " service starts a new one"
-    )
 
 
 async def kill(call: Call) -> web.Response:
@@ -281,23 +259,43 @@ async def remove(call: Call) -> web.Response:
 
 
 async def wait(call: Call) -> web.StreamResponse:
-    """Sends the headers at once: the client waits for them before it lets the container end."""
+    """Sends the headers at once: the client waits for them before it starts the container, or lets
+    it end."""
     container = find_container(call.node.containers, call.id)
     condition = call.query("condition") or "not-running"
     if condition not in ("not-running", "next-exit", "removed"):
         raise InvalidArgument(f'invalid condition: "{condition}"')
-    async with streamed(call.request, "application/json", _waiting_failed) as response:
-        ended = await call.node.containers.wait(container.id)
-        while condition == "removed" and any(
-            c.id == container.id for c in call.node.containers.containers()
-        ):
-            await asyncio.sleep(POLL)
-        await response.write(b'{"StatusCode":%d}\n' % ended.exit_code)
+    waiting = _plain_end if container.is_plain else _task_end
+    ended = asyncio.ensure_future(waiting(call, container, condition))
+    try:
+        async with streamed(call.request, "application/json", _waiting_failed) as response:
+            await response.write(b'{"StatusCode":%d}\n' % (await ended).exit_code)
+    finally:
+        ended.cancel()
     return response.response
 
 
 def _waiting_failed(text: str) -> bytes:
     return encode({"StatusCode": -1, "Error": {"Message": text}})
+
+
+async def _plain_end(call: Call, container: Container, condition: str) -> Container:
+    plain = call.node.plain
+    if condition == "removed":
+        return await plain.removal(container.id)
+    runs = container.state is ContainerState.RUNNING or plain.is_restarting(container.id)
+    if condition == "not-running" and not runs:
+        return container
+    return await plain.next_end(container.id)
+
+
+async def _task_end(call: Call, container: Container, condition: str) -> Container:
+    ended = await call.node.containers.wait(container.id)
+    while condition == "removed" and any(
+        c.id == container.id for c in call.node.containers.containers()
+    ):
+        await asyncio.sleep(POLL)
+    return ended
 
 
 async def resize(call: Call) -> web.Response:
@@ -321,10 +319,3 @@ async def top(call: Call) -> web.Response:
         titles, rows = await processes.listed(pids, options)
     call.node.tell("top", container)
     return answer({"Titles": titles, "Processes": rows})
-
-
-async def create(call: Call) -> web.Response:
-    raise Unsupported(
-        "cannot create a container: not supported by Weft, which runs services: "
-        "use `docker service create` in place of `docker run` and `docker create`"
-    )

@@ -16,8 +16,10 @@ from weft.api.backend import Swarm
 from weft.daemon.environment import NodeEnvironment
 from weft.daemon.recovery import forget
 from weft.daemon.swarm_node import JOIN_PATIENCE, STILL_JOINING, SwarmNode
+from weft.engine.engine import Engine
 from weft.engine.image_exchange import RecordedExchange
 from weft.engine.networking import Networking
+from weft.engine.plain_containers import PlainContainers
 from weft.errors import Conflict, Damaged, FailedPrecondition, Unavailable
 from weft.linux.host import Addresses
 from weft.model.container import Container, NodeEvent
@@ -90,6 +92,7 @@ class HostNode:
         self.images = self.engine.images
         self.volumes = self.engine.volumes
         self.networks = self.engine.local
+        self.plain = PlainContainers(self.engine, info.hostname)
         self.inside = inside
         self._environment = environment
         self._choose_addresses = choose_addresses
@@ -103,6 +106,7 @@ class HostNode:
     async def resume(self) -> None:
         self.engine.resume()
         self._engine_run = asyncio.create_task(self.engine.run(), name="engine")
+        self.plain.resume()
         try:
             self._member = await SwarmNode.resume(self._environment)
             if self._member is None:
@@ -115,6 +119,7 @@ class HostNode:
         """Stops the member; containers, networks and traffic go on."""
         if self._member is not None:
             await self._member.close()
+        await self.plain.close()
         if self._engine_run is not None:
             await ended(self._engine_run)
         await self.engine.close()
@@ -227,14 +232,22 @@ class HostNode:
     def tell(self, action: str, container: Container, **attributes: str) -> None:
         self.engine.events.container(action, container, **attributes)
 
-    async def stop_container(self, container: Container, grace: Nanoseconds) -> None:
-        await self.engine.stop(container, grace)
+    async def stop_container(
+        self, container: Container, grace: Nanoseconds, signal: str = ""
+    ) -> None:
+        await self._owner(container).stop(container, grace, signal)
 
     async def kill_container(self, container: Container, signal: str) -> None:
-        await self.engine.kill(container, signal)
+        await self._owner(container).kill(container, signal)
 
     async def remove_container(self, id: ContainerId, *, volumes: bool) -> None:
-        await self.engine.remove(id, volumes=volumes)
+        container = self.engine.container(id)
+        owner = self.engine if container is None else self._owner(container)
+        await owner.remove(id, volumes=volumes)
+
+    def _owner(self, container: Container) -> Engine | PlainContainers:
+        """Who ends the container; the agent sees for itself what becomes of a task's."""
+        return self.plain if container.is_plain else self.engine
 
     async def connect_container(self, container: Container, settings: EndpointSettings) -> None:
         await self.engine.local.attach(container.id, settings)
@@ -258,6 +271,9 @@ class HostNode:
     ) -> Mapping[str, tuple[LocalNetwork, LocalEndpoint]]:
         own = self.engine.local.endpoints(id)
         return own or (self._networking.container_networks(id) if self._networking else {})
+        if own := self.engine.local.endpoints(id):
+            return own
+        return self._networking.container_networks(id) if self._networking is not None else {}
 
     def container_gateway(self, id: ContainerId) -> LocalEndpoint | None:
         return self._networking.container_gateway(id) if self._networking is not None else None

@@ -22,7 +22,7 @@ HOST_GATEWAY = "host-gateway"
 container on the host's network, the loopback address."""
 LOOPBACK = IPv4Address("127.0.0.1")
 
-_HOSTS_HEAD = """\
+HOSTS_HEAD = """\
 127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
 fe00::0\tip6-localnet
@@ -89,7 +89,7 @@ def hosts_file(
         [] if sandbox is None else [sandbox.gateway.ip]
     )
     lines += [f"{address}\t{hostname}\n" for address in addresses]
-    return _HOSTS_HEAD + "".join(lines)
+    return HOSTS_HEAD + "".join(lines)
 
 
 def resolv_conf(spec: ContainerSpec, host: HostResolver, own: bool) -> str:

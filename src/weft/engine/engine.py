@@ -114,7 +114,11 @@ class Engine:
         image = self.images.find(config.spec.image)
         config = await self.volumes.claimed(config, image.config)
         try:
-            container = await self.runtime.create(config, files)
+            container = (
+                await self.runtime.create(config, files)
+                if config.plain is None
+                else await self.runtime.prepare(config)
+            )
         except BaseException:
             self.volumes.release(config.id)
             await asyncio.shield(self.volumes.remove_anonymous(config.mounts))
@@ -134,19 +138,26 @@ class Engine:
         when the daemon ends, there is no event."""
         return await self.runtime.wait(id)
 
-    async def stop(self, container: Container, grace: Nanoseconds | None = None) -> None:
-        """`grace`: other than the container's own."""
+    async def stop(
+        self, container: Container, grace: Nanoseconds | None = None, signal: str = ""
+    ) -> None:
+        """`grace`, `signal`: other than the container's own."""
         patience = container.stop_grace_period if grace is None else grace
         begun, present = self.now(), self.container(container.id)
         was_running = present is not None and present.state is ContainerState.RUNNING
         if was_running:
-            self._tell_kill(container, self._stop_signal(container))
-        ended = await self.runtime.stop(container.id, patience)
+            number = Signals[signal] if signal else self._stop_signal(container)
+            self._tell_kill(container, number)
+        ended = await self.runtime.stop(container.id, patience, signal)
         if was_running and ended.exit_code == KILLED and self.now() - begun >= patience:
             self._tell_kill(container, SIGKILL)
         self.died(ended)
         if was_running:
             self.events.container("stop", ended)
+
+    def ends(self, container: Container, name: str) -> bool:
+        """Whether a signal means that the container is to end."""
+        return Signals[name] in (Signals.SIGKILL, self._stop_signal(container))
 
     def _stop_signal(self, container: Container) -> int:
         """As the runtime chooses it."""

@@ -9,10 +9,14 @@ from typing import Literal
 import msgspec
 
 from weft.model.addresses import Port, Protocol
+from weft.model.endpoint_settings import EndpointSettings
 from weft.model.meta import SECOND, Nanoseconds
+from weft.model.service import Mount
 
 RestartName = Literal["no", "always", "unless-stopped", "on-failure"]
 
+JOINED = "container:"
+"""Begins the mode of a namespace that is another container's."""
 FIRST_PAUSE: Nanoseconds = SECOND // 10
 LAST_PAUSE: Nanoseconds = 60 * SECOND
 """Before a restart: the pause doubles from the first to the last (moby restartmanager)."""
@@ -56,6 +60,10 @@ class PortBinding(msgspec.Struct, frozen=True, omit_defaults=True):
     ports: str = ""
     """`8080`, `8000-8010`: one of them; empty: any free one."""
 
+    @property
+    def first(self) -> Port:
+        return int(self.ports.partition("-")[0] or 0)
+
 
 class NamespaceModes(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Whose namespaces the container has, as Docker writes it: empty or `private` for its own,
@@ -79,6 +87,7 @@ class AsWritten(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     volumes: tuple[str, ...] = ()
     tmpfs: dict[str, str] = msgspec.field(default_factory=dict)
     volumes_from: tuple[str, ...] = ()
+    mounts: tuple[Mount, ...] = ()
     security_options: tuple[str, ...] = ()
     extra_hosts: tuple[str, ...] = ()
     attached: tuple[bool, bool, bool] = (False, False, False)
@@ -95,6 +104,8 @@ class PlainContainer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     auto_remove: bool = False
     """Whether the container is removed once it has ended."""
     modes: NamespaceModes = NamespaceModes()
+    networks: tuple[EndpointSettings, ...] = ()
+    """Its places on networks of this node, while it runs."""
     domain_name: str = ""
     ports: tuple[PortBinding, ...] = ()
     publish_all: bool = False

@@ -20,3 +20,5 @@ class Privileges(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     privileged: bool = False
     """Whether the container gets all capabilities and devices, the kernel's files as the host sees
     them, no AppArmor profile, and no seccomp filter but one of the user's own."""
+    system_paths: Literal["default", "unconfined"] = "default"
+    """Whether the kernel's files that tell of the host are hidden and read-only."""

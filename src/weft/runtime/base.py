@@ -103,9 +103,9 @@ class Runtime(Protocol):
         that fails it stays as it was, and its `error` says why. A running one is no error."""
         ...
 
-    async def stop(self, id: ContainerId, grace: Nanoseconds) -> Container:
-        """Sends the stop signal, and SIGKILL after `grace`; returns when the container has
-        ended."""
+    async def stop(self, id: ContainerId, grace: Nanoseconds, signal: str = "") -> Container:
+        """Sends the stop signal or `signal`, and SIGKILL after `grace`; returns when the container
+        has ended."""
         ...
 
     async def kill(self, id: ContainerId, signal: str) -> None:

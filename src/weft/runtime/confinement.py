@@ -81,10 +81,11 @@ class Confiner:
         host has no init program."""
         privileged = spec.privileges.privileged
         is_free = privileged or spec.privileges.apparmor == "disabled"
+        open_paths = privileged or spec.privileges.system_paths == "unconfined"
         profile = "" if is_free and not self.apparmor.in_use else await self.apparmor.profile()
         return Confinement(
-            masked_paths=() if privileged else self._masked,
-            read_only_paths=() if privileged else READ_ONLY_PATHS,
+            masked_paths=() if open_paths else self._masked,
+            read_only_paths=() if open_paths else READ_ONLY_PATHS,
             apparmor_profile=profile and (UNCONFINED if is_free else profile),
             no_new_privileges=spec.privileges.no_new_privileges,
             init=find_init() if spec.init else "",

@@ -181,7 +181,7 @@ class ConmonRuntime:
     def _new_box(self, config: ContainerConfig) -> tuple[Box, Image]:
         image = self._images.find(config.spec.image)
         check_free(config, self.containers())
-        swap = memory_and_swap(config.limits, self.limits_swap)
+        swap = memory_and_swap(config.limits, self.limits_swap, config.further.memory_swap)
         directory = Directory(self._containers / config.id)
         box = new_box(directory, config, image, self._clock(), swap)
         self._boxes[config.id] = box
@@ -330,10 +330,10 @@ class ConmonRuntime:
             if box.uses_mounts
         )
 
-    async def stop(self, id: ContainerId, grace: Nanoseconds) -> Container:
+    async def stop(self, id: ContainerId, grace: Nanoseconds, signal: str = "") -> Container:
         box = self._box(id)
         if box.is_running and box.init is not None:
-            box.init.kill(signal_number(box.record.stop_signal))
+            box.init.kill(signal_number(signal or box.record.stop_signal))
             await self._thaw(box)
             try:
                 async with asyncio.timeout(grace / SECOND):

@@ -196,8 +196,8 @@ class FakeRuntime:
     async def create(self, config: ContainerConfig, files: Sequence[MemoryFile] = ()) -> Container:
         await self._effect("create")
         check_files(config, files)
-        if config.id in self._containers:
-            raise Conflict(f"cannot create container {config.id}: it exists")
+        others = self.containers() if config.plain is not None else ()
+        check_free(config, [*others, *(c for c in self.containers() if c.id == config.id)])
         image = self._images.find(config.spec.image)
         args = (
             *(config.spec.command or image.config.entrypoint),
@@ -261,7 +261,7 @@ class FakeRuntime:
         self._put(started, "start")
         return started
 
-    async def stop(self, id: ContainerId, grace: Nanoseconds) -> Container:
+    async def stop(self, id: ContainerId, grace: Nanoseconds, signal: str = "") -> Container:
         await self._effect("stop")
         container = self.get(id)
         if container.state is ContainerState.RUNNING:

@@ -306,10 +306,10 @@ class ProcessRuntime(FakeRuntime):
             watcher.close()
         self.die(id, code)
 
-    async def stop(self, id: ContainerId, grace: Nanoseconds) -> Container:
+    async def stop(self, id: ContainerId, grace: Nanoseconds, signal: str = "") -> Container:
         await self._effect("stop")
         if self.get(id).state is ContainerState.RUNNING:
-            self._signal(id, self.get(id).config.spec.stop_signal or "SIGTERM")
+            self._signal(id, signal or self.get(id).config.spec.stop_signal or "SIGTERM")
             with suppress(TimeoutError):
                 async with asyncio.timeout(grace / SECOND):
                     return await self.wait(id)

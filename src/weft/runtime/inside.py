@@ -1,7 +1,7 @@
 """Looks into containers from outside: `runtime.base.Inside` for a real host.
 
-A running container is seen as its processes see it, with its mounts; an ended one without them, on
-its overlay, which is mounted for as long as somebody looks. Threads do all slow work: a container's
+A running container is seen as its processes see it, with its mounts; an ended one, or one that has not been
+started, without them, on its overlay, which is mounted for as long as somebody looks. Threads do all slow work: a container's
 files may be on a disk, or a server, that does not answer. What is copied into a container is on the
 host's disk, whole, before the first file of it is made.
 """
@@ -187,7 +187,7 @@ class ConmonInside:
                     raise OperationFailed(f"container {container.id[:12]} has just ended")
                 cleanup.pop_all()
             return ContainerRoot(fd)
-        if container.state is not ContainerState.EXITED:
+        if container.state is not ContainerState.EXITED and not box.is_prepared:
             return open_overlay(directory.merged)
         layers = self._images.layer_directories(self._image(box))
         mount_overlay(layers, directory.upper, directory.work, directory.merged)

@@ -26,12 +26,14 @@ def check_limits(limits: Resources, cpus: int) -> None:
         raise InvalidArgument("Minimum memory limit allowed is 6MB")
 
 
-def memory_and_swap(limits: Resources, accounted: bool) -> int:
-    """Bytes of memory and swap together: twice the limit of memory, so that a container swaps out
-    at most as much as it may have in memory. 0 without a limit of memory; `UNLIMITED` on a host
-    that does not count swap."""
+def memory_and_swap(limits: Resources, accounted: bool, wanted: int = 0) -> int:
+    """Bytes of memory and swap together: what the user wants, or twice the limit of memory, so that
+    a container swaps out at most as much as it may have in memory. 0 without a limit of memory;
+    `UNLIMITED` on a host that does not count swap."""
     if not limits.memory:
         return 0
+    if wanted and accounted:
+        return wanted
     return min(2 * limits.memory, _LARGEST) if accounted else UNLIMITED
 
 

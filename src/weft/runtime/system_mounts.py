@@ -14,7 +14,7 @@ SHM, QUEUES = "/dev/shm", "/dev/mqueue"
 
 def system_mounts(config: ContainerConfig) -> list[dict[str, Any]]:
     """A privileged container may write to the kernel's objects and control groups. One in the
-    host's IPC namespace sees the host's shared memory and message queues."""
+    host's IPC namespace sees the host's shared memory; its message queues are the namespace's."""
 
     def mount(target: str, kind: str, *options: str, source: str = "") -> dict[str, Any]:
         return {"destination": target, "type": kind, "source": source or kind, "options": options}
@@ -38,9 +38,9 @@ def system_mounts(config: ContainerConfig) -> list[dict[str, Any]]:
         mount("/sys", "sysfs", *kernel),
         mount("/sys/fs/cgroup", "cgroup", *kernel),
     ]
-    if config.shared.get("ipc") == "":
-        return [*mounts, *(mount(at, "bind", "rbind", *safe, source=at) for at in (QUEUES, SHM))]
     mounts.append(mount(QUEUES, "mqueue", *safe))
-    if config.has_shm:
+    if config.shared.get("ipc") == "":
+        mounts.append(mount(SHM, "bind", "rbind", *safe, source=SHM))
+    elif config.has_shm:
         mounts.append(mount(SHM, "tmpfs", *safe, "mode=1777", size, source="shm"))
     return mounts

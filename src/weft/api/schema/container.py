@@ -5,22 +5,22 @@ both together. Fields of Docker that Weft has no counterpart for are printed wit
 they have in a container of a service.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any
 
 import msgspec
 
 from weft.api.schema.common import Json, Short, Wire, human_duration, omit_empty, rfc3339
+from weft.api.schema.container_host import bindings, host_config_json, network_mode
 from weft.api.schema.healthcheck import health_check_json, health_json, health_text
-from weft.api.schema.mount import mount_json, mount_point_json
+from weft.api.schema.mount import mount_point_json
 from weft.model.addresses import mac_for
 from weft.model.container import Container, ContainerState, ImageConfig
-from weft.model.device import Device
+from weft.model.endpoint_settings import EndpointSettings
 from weft.model.health import Health
 from weft.model.local_network import LocalEndpoint, LocalNetwork
 from weft.model.meta import SECOND, Nanoseconds
-from weft.model.service import ContainerSpec
+from weft.model.plain_container import PlainContainer
 from weft.runtime.base import Exec
 
 
@@ -33,6 +33,10 @@ class ContainerContext(msgspec.Struct, frozen=True, kw_only=True):
     gateway: LocalEndpoint | None = None
     execs: tuple[str, ...] = ()
     health: Health | None = None
+    restarting: bool = False
+    """Whether the container has ended and waits to be started again."""
+    network_ids: Mapping[str, str] = msgspec.field(default_factory=dict)
+    """Of this node's networks, by name."""
 
 
 class ExecWire(Wire, frozen=True):
@@ -62,12 +66,31 @@ class ExecStartWire(Wire, frozen=True):
 
 # --- model -> JSON
 
+ANY = "0.0.0.0"
+NO_COMMAND = ("",)
+"""A command that removes the image's entrypoint."""
 
-def status_text(container: Container, now: Nanoseconds, health: Health | None = None) -> str:
+
+def state_name(container: Container, restarting: bool) -> str:
+    if restarting:
+        return "restarting"
+    return "paused" if container.paused else str(container.state)
+
+
+def status_text(
+    container: Container,
+    now: Nanoseconds,
+    health: Health | None = None,
+    restarting: bool = False,
+) -> str:
     """`Up 5 minutes (healthy)`, `Exited (0) 3 seconds ago`, as `docker ps` prints it."""
+    if restarting:
+        since = human_duration(now - container.finished_at)
+        return f"Restarting ({container.exit_code}) {since} ago"
     match container.state:
         case ContainerState.RUNNING:
             suffix = "" if health is None else health_text(health)
+            suffix = " (Paused)" if container.paused else suffix
             return f"Up {human_duration(now - container.started_at)}{suffix}"
         case ContainerState.EXITED:
             return (
@@ -97,9 +120,9 @@ def container_summary_json(
         if container.state == ContainerState.RUNNING
         else [],
         "Labels": config.labels,
-        "State": str(container.state),
-        "Status": status_text(container, now, environment.health),
-        "HostConfig": {"NetworkMode": _network_mode(container)},
+        "State": state_name(container, environment.restarting),
+        "Status": status_text(container, now, environment.health, environment.restarting),
+        "HostConfig": {"NetworkMode": network_mode(container)},
         "NetworkSettings": {"Networks": _networks_json(container, environment)},
         "Mounts": [mount_point_json(point) for point in config.mount_points],
     } | (omit_empty({"SizeRw": sizes[0], "SizeRootFs": sizes[1]}) if sizes else {})
@@ -115,21 +138,21 @@ def container_json(
         "Created": rfc3339(container.created_at),
         "Path": container.args[0] if container.args else "",
         "Args": list(container.args[1:]),
-        "State": _state_json(container, environment.health),
+        "State": _state_json(container, environment),
         "Image": container.image,
         "ResolvConfPath": str(directory / "resolv.conf"),
         "HostnamePath": str(directory / "hostname"),
         "HostsPath": str(directory / "hosts"),
         "LogPath": container.log_path,
         "Name": f"/{config.name}",
-        "RestartCount": 0,
+        "RestartCount": config.plain.restart_count if config.plain is not None else 0,
         "Driver": "overlay2",
         "Platform": "linux",
         "MountLabel": "",
         "ProcessLabel": "",
         "AppArmorProfile": container.confinement.apparmor_profile,
         "ExecIDs": list(environment.execs) or None,
-        "HostConfig": _host_config_json(container),
+        "HostConfig": host_config_json(container),
         "GraphDriver": {"Data": None, "Name": "overlay2"},
         "Mounts": [mount_point_json(point) for point in config.mount_points],
         "Config": _config_json(container, environment.image),
@@ -137,13 +160,14 @@ def container_json(
     } | ({"SizeRw": sizes[0], "SizeRootFs": sizes[1]} if sizes else {})
 
 
-def _state_json(container: Container, health: Health | None) -> Json:
-    state = container.state
+def _state_json(container: Container, environment: ContainerContext) -> Json:
+    """A container that waits to be started again counts as running, as in Docker."""
+    state, health, restarting = container.state, environment.health, environment.restarting
     return {
-        "Status": str(state),
-        "Running": state == ContainerState.RUNNING,
-        "Paused": False,
-        "Restarting": False,
+        "Status": state_name(container, restarting),
+        "Running": state == ContainerState.RUNNING or restarting,
+        "Paused": container.paused,
+        "Restarting": restarting,
         "OOMKilled": container.oom_killed,
         "Dead": state == ContainerState.DEAD,
         "Pid": container.pid,
@@ -157,31 +181,33 @@ def _state_json(container: Container, health: Health | None) -> Json:
 
 def _config_json(container: Container, image: ImageConfig) -> Json:
     config, spec = container.config, container.config.spec
+    plain = config.plain or PlainContainer()
+    written = plain.written
     command = list(spec.args) if spec.command or spec.args else list(image.cmd)
+    entrypoint = [] if spec.command == NO_COMMAND else list(spec.command or image.entrypoint)
+    stdin, stdout, stderr = written.attached
+    volumes = (*image.volumes, *written.volumes)
     return {
         "Hostname": config.hostname,
-        "Domainname": "",
+        "Domainname": plain.domain_name,
         "User": spec.user or image.user,
-        "AttachStdin": False,
-        "AttachStdout": False,
-        "AttachStderr": False,
+        "AttachStdin": stdin,
+        "AttachStdout": stdout,
+        "AttachStderr": stderr,
         **omit_empty({"ExposedPorts": {port: {} for port in _exposed(container, image)}}),
         "Tty": spec.tty,
         "OpenStdin": spec.open_stdin,
-        "StdinOnce": False,
+        "StdinOnce": config.stdin_once,
         "Env": list(container.env) or None,
         "Cmd": command or None,
         "Image": spec.image,
-        "Volumes": {volume: {} for volume in image.volumes} or None,
+        "Volumes": {volume: {} for volume in volumes} or None,
         "WorkingDir": spec.dir or image.working_dir,
-        "Entrypoint": list(spec.command or image.entrypoint) or None,
+        "Entrypoint": entrypoint or None,
         "OnBuild": None,
         "Labels": config.labels,
-        **(
-            {"StopSignal": spec.stop_signal or image.stop_signal}
-            if spec.stop_signal or image.stop_signal
-            else {}
-        ),
+        **omit_empty({"StopSignal": spec.stop_signal or image.stop_signal}),
+        **({} if written.stop_timeout is None else {"StopTimeout": written.stop_timeout}),
         **(
             {"Healthcheck": health_check_json(container.healthcheck)}
             if container.healthcheck is not None
@@ -191,114 +217,19 @@ def _config_json(container: Container, image: ImageConfig) -> Json:
     }
 
 
-UNUSED: tuple[tuple[Any, tuple[str, ...]], ...] = (
-    (None, (
-        "Binds", "VolumesFrom", "Links", "BlkioWeightDevice", "BlkioDeviceReadBps",
-        "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps",
-        "DeviceCgroupRules", "DeviceRequests", "MemorySwappiness",
-    )),
-    (0, (
-        "CpuShares", "BlkioWeight", "CpuPeriod", "CpuQuota", "CpuRealtimePeriod",
-        "CpuRealtimeRuntime", "MemoryReservation", "CpuCount", "CpuPercent",
-        "IOMaximumIOps", "IOMaximumBandwidth",
-    )),
-    ("", (
-        "ContainerIDFile", "VolumeDriver", "Cgroup", "PidMode", "UTSMode", "UsernsMode",
-        "CgroupParent", "CpusetCpus", "CpusetMems",
-    )),
-)  # fmt: skip
-"""Fields of `HostConfig` that no container in Weft uses, with the values that clients see."""
-
-
-def _host_config_json(container: Container) -> Json:
-    config, spec, limits = container.config, container.config.spec, container.config.limits
-    confinement, privileged = container.confinement, spec.privileges.privileged
-    body: dict[str, Any] = {name: value for value, names in UNUSED for name in names}
-    return body | {
-        "LogConfig": {"Type": config.log_driver, "Config": config.log_options},
-        "NetworkMode": _network_mode(container),
-        "PortBindings": _bindings(container, ("",)),
-        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
-        "AutoRemove": False,
-        "ConsoleSize": [0, 0],
-        "CapAdd": list(spec.cap_add) or None,
-        "CapDrop": list(spec.cap_drop) or None,
-        "CgroupnsMode": "private" if confinement.cgroup_namespace else "host",
-        "Dns": list(spec.dns_servers) or None,
-        "DnsOptions": list(spec.dns_options) or None,
-        "DnsSearch": list(spec.dns_search) or None,
-        "ExtraHosts": _extra_hosts(spec) or None,
-        "GroupAdd": list(spec.groups) or None,
-        "IpcMode": "private",
-        "Devices": [_device_json(device) for device in spec.devices] or None,
-        "Privileged": privileged,
-        "PublishAllPorts": False,
-        "ReadonlyRootfs": spec.read_only,
-        "ShmSize": 67108864,
-        "Runtime": "runc",
-        "Isolation": "default",
-        "Memory": limits.memory,
-        "MemorySwap": container.memory_swap,
-        "NanoCpus": limits.nano_cpus,
-        "PidsLimit": limits.pids or None,
-        "Ulimits": [
-            {"Name": limit.name, "Hard": limit.hard, "Soft": limit.soft} for limit in spec.ulimits
-        ],
-        "Sysctls": spec.sysctls or None,
-        **omit_empty({"Mounts": [mount_json(mount) for mount in spec.mounts]}),
-        "MaskedPaths": None if privileged else list(confinement.masked_paths),
-        "ReadonlyPaths": None if privileged else list(confinement.read_only_paths),
-        # Version 2 of control groups cannot keep the kernel from killing.
-        "OomScoreAdj": spec.oom_score_adj,
-        "SecurityOpt": _security_options(container) or None,
-        "OomKillDisable": None if confinement.cgroup_namespace else False,
-        "Init": spec.init,
-    }
-
-
-def _device_json(device: Device) -> Json:
-    return {
-        "PathOnHost": device.source,
-        "PathInContainer": device.target,
-        "CgroupPermissions": device.access,
-    }
-
-
-def _security_options(container: Container) -> list[str]:
-    privileges, options = container.config.spec.privileges, list[str]()
-    if privileges.privileged:
-        options.append("label=disable")
-    if privileges.no_new_privileges:
-        options.append("no-new-privileges=true")
-    if privileges.apparmor == "disabled":
-        options.append("apparmor=unconfined")
-    if privileges.seccomp != "default":
-        profile = privileges.seccomp_profile.decode(errors="replace")
-        options.append(f"seccomp={profile or privileges.seccomp}")
-    return options
-
-
 def _exposed(container: Container, image: ImageConfig) -> list[str]:
     """Ports that the image exposes and ports that are published, each as `80/tcp`."""
-    published = ((port.target, port.protocol) for port in container.config.ports)
-    return list(
-        dict.fromkeys(f"{port}/{protocol}" for port, protocol in (*image.exposed_ports, *published))
-    )
-
-
-def _bindings(container: Container, addresses: Sequence[str]) -> Json:
-    bindings: dict[str, list[Json]] = {}
-    for port in container.config.ports:
-        at = bindings.setdefault(f"{port.target}/{port.protocol}", [])
-        hosts = addresses if port.host_address is None else (str(port.host_address),)
-        at += [{"HostIp": address, "HostPort": str(port.published)} for address in hosts]
-    return bindings
+    plain = container.config.plain or PlainContainer()
+    published = [(port.target, port.protocol) for port in container.config.ports]
+    asked = [(port.target, port.protocol) for port in plain.ports]
+    every = (*image.exposed_ports, *plain.exposed, *asked, *published)
+    return list(dict.fromkeys(f"{port}/{protocol}" for port, protocol in every))
 
 
 def port_list(container: Container, image: ImageConfig) -> list[Json]:
     published = [
         {
-            "IP": str(port.host_address or "0.0.0.0"),
+            "IP": str(port.host_address or ANY),
             "PrivatePort": port.target,
             "PublicPort": port.published,
             "Type": port.protocol,
@@ -314,19 +245,10 @@ def port_list(container: Container, image: ImageConfig) -> list[Json]:
     return published + others
 
 
-def _extra_hosts(spec: ContainerSpec) -> list[str]:
-    """`name:address` for each name in each line of the hosts file."""
-    return [f"{name}:{line.split()[0]}" for line in spec.hosts for name in line.split()[1:]]
-
-
-def _network_mode(container: Container) -> str:
-    return "host" if container.config.namespace is None else "bridge"
-
-
 def _network_settings_json(container: Container, environment: ContainerContext) -> Json:
     sandbox = container.config.sandbox_id if container.state == ContainerState.RUNNING else ""
     exposed: Json = dict.fromkeys(_exposed(container, environment.image))
-    ports = exposed | _bindings(container, ("0.0.0.0",)) if sandbox else {}
+    ports = exposed | bindings(container, ANY) if sandbox else {}
     return {
         "Bridge": "",
         "SandboxID": sandbox,
@@ -350,8 +272,41 @@ def _network_settings_json(container: Container, environment: ContainerContext) 
 
 
 def _networks_json(container: Container, environment: ContainerContext) -> Json:
-    return {
+    """Also the networks that a plain container will have when it is started."""
+    plain = container.config.plain or PlainContainer()
+    wanted = {settings.network: settings for settings in plain.networks}
+    ids = environment.network_ids
+    if plain.modes.network in ("host", "none"):
+        wanted[plain.modes.network] = EndpointSettings(network=plain.modes.network)
+    found = {
         name: _attachment_json(container, *place) for name, place in environment.networks.items()
+    }
+    have = {id for name, id in ids.items() if name in found}
+    return found | {
+        name: _wanted_json(settings, ids.get(name, ""))
+        for name, settings in wanted.items()
+        if name not in found and not any(id.startswith(name) for id in have)
+    }
+
+
+def _wanted_json(settings: EndpointSettings, network: str) -> Json:
+    address = settings.address
+    return {
+        "IPAMConfig": None if address is None else {"IPv4Address": str(address)},
+        "Links": None,
+        "Aliases": list(settings.aliases) or None,
+        "MacAddress": settings.mac,
+        "NetworkID": network,
+        "EndpointID": "",
+        "Gateway": "",
+        "IPAddress": "",
+        "IPPrefixLen": 0,
+        "IPv6Gateway": "",
+        "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0,
+        "DriverOpts": None,
+        "GwPriority": 0,
+        "DNSNames": None,
     }
 
 

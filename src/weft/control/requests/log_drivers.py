@@ -12,12 +12,17 @@ from weft.model.syslog import syslog_target
 
 
 def validate_log_driver(task: TaskSpec) -> None:
-    """Raises `InvalidArgument`, or `Unsupported` for a driver that Weft does not have."""
-    driver, options = task.log_driver, task.log_options
+    """Raises the errors of `check_log_driver`."""
+    check_log_driver(task.log_driver, task.log_options, "TaskTemplate.LogDriver.Name")
+
+
+def check_log_driver(
+    driver: str, options: Mapping[str, str], field: str = "HostConfig.LogConfig.Type"
+) -> None:
+    """Raises `InvalidArgument`, or `Unsupported` for a driver that Weft does not have. `field`: the
+    request's, with the driver."""
     if driver not in OPTIONS:
-        raise Unsupported(
-            f"TaskTemplate.LogDriver.Name: the log driver {clip(driver)} is not supported by Weft"
-        )
+        raise Unsupported(f"{field}: the log driver {clip(driver)} is not supported by Weft")
     _check_mode(options)
     for name in options:
         if name in UNSUPPORTED.get(driver, ()):

@@ -154,12 +154,12 @@ def _validate_container(spec: ServiceSpec) -> None:
     validate_process(container, host_network=spec.task.host_network)
     if container.hostname == spec.task.container.hostname:
         validate_hostname(container.hostname)
-    _validate_privileges(spec.task.container.privileges)
+    validate_privileges(spec.task.container.privileges)
     if spec.task.container.healthcheck is not None:
-        _validate_health_check(spec.task.container.healthcheck)
+        validate_health_check(spec.task.container.healthcheck)
 
 
-def _validate_privileges(privileges: Privileges) -> None:
+def validate_privileges(privileges: Privileges) -> None:
     is_custom = privileges.seccomp == "custom"
     if is_custom != bool(privileges.seccomp_profile):
         raise InvalidArgument(
@@ -173,7 +173,7 @@ def _validate_privileges(privileges: Privileges) -> None:
             raise InvalidArgument(f"ContainerSpec: Privileges.Seccomp.Profile: {error}") from None
 
 
-def _validate_health_check(check: HealthCheck) -> None:
+def validate_health_check(check: HealthCheck) -> None:
     """A check without a test takes the image's. Docker Swarm accepts an unknown test, which then
     nobody runs, and one without a command, which always fails."""
     durations = {

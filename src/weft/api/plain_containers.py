@@ -1,0 +1,180 @@
+"""Plain containers of this node: create, start, restart, pause, rename, prune.
+
+A task's container is its service's: what would change it behind the manager's back is refused."""
+
+import os
+from contextlib import suppress
+
+from aiohttp import web
+
+from weft.api import filters
+from weft.api.call import Call, answer, nothing
+from weft.api.container_lookup import find_container
+from weft.api.filters import label_matches
+from weft.api.grace import grace_of, stop_signal_of
+from weft.api.names import random_name
+from weft.api.schema.common import now, parse_until
+from weft.api.schema.container_request import request_from
+from weft.api.schema.container_wire import NewContainerWire
+from weft.api.schema.mounts_written import inherited_from
+from weft.control.requests.containers import check_container_name, validate_container
+from weft.errors import Conflict, InvalidArgument, NotFound, Unsupported, clip
+from weft.model import references
+from weft.model.container import Container, ContainerState
+from weft.model.ids import ContainerId
+from weft.model.service import Mount
+
+_OS = ("", "linux")
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
+PRUNE_FILTERS = ("label", "label!", "until")
+NAMES = 6
+"""Tries to find a name that nobody has, before it gets a longer number."""
+
+
+async def create(call: Call) -> web.Response:
+    wire = await call.body(NewContainerWire)
+    if not wire.image:
+        raise InvalidArgument("config cannot be empty in order to create a container")
+    _check_platform(call.query("platform"))
+    name = call.query("name").removeprefix("/") or _free_name(call)
+    inherited = tuple(
+        mount for text in wire.host_config.volumes_from for mount in _inherited(call, text)
+    )
+    runtime = call.node.containers
+    request = request_from(wire, name, lambda other: find_container(runtime, other).id, inherited)
+    validate_container(request)
+    _check_image(call, wire.image)
+    id = await call.node.plain.create(request)
+    return answer({"Id": id, "Warnings": []}, 201)
+
+
+def _inherited(call: Call, text: str) -> list[Mount]:
+    name = text.partition(":")[0]
+    other = find_container(call.node.containers, name)
+    return inherited_from(text, {name: other.config.mount_points})
+
+
+def _check_platform(text: str) -> None:
+    """Raises `InvalidArgument`, or `NotFound` for a platform that no image here has."""
+    if not text:
+        return
+    system, _, architecture = text.partition("/")
+    machine = os.uname().machine
+    own = _ARCHITECTURES.get(machine, machine)
+    if system not in _OS or architecture.partition("/")[0] not in ("", own):
+        raise InvalidArgument(
+            f"platform {clip(text)} is not supported by Weft: this host runs linux/{own}"
+        )
+
+
+def _check_image(call: Call, reference: str) -> None:
+    """Raises `NotFound` with the text that makes the docker command pull the image."""
+    try:
+        call.node.images.find(reference)
+    except NotFound:
+        name, tag, digest = references.parse(reference)
+        full = f"{name}:{tag}" if tag else name
+        shown = f"{full}@{digest}" if digest else full
+        raise NotFound(f"No such image: {shown}") from None
+
+
+def _free_name(call: Call) -> str:
+    taken = {container.config.name for container in call.node.containers.containers()}
+    for _ in range(NAMES):
+        name = random_name(os.urandom(4))
+        if name not in taken:
+            return name
+    return f"{name}_{os.urandom(4).hex()}"
+
+
+async def start(call: Call) -> web.Response:
+    """Docker's first versions of the API took the container's configuration again."""
+    container = find_container(call.node.containers, call.id)
+    if container.state == ContainerState.RUNNING:
+        if container.paused:
+            raise Conflict("cannot start a paused container, try unpause instead")
+        return nothing(304)
+    _check_plain(container, "start", ", whose services start a new one")
+    if call.query("checkpoint"):
+        raise Unsupported("starting from a checkpoint (checkpoint) is not supported by Weft")
+    await call.node.plain.start(container.id)
+    return nothing()
+
+
+async def restart(call: Call) -> web.Response:
+    container = find_container(call.node.containers, call.id)
+    _check_plain(container, "restart", ": stop it, and its service starts a new one")
+    await call.node.plain.restart(container, grace_of(call, container), stop_signal_of(call))
+    return nothing()
+
+
+async def pause(call: Call) -> web.Response:
+    container = find_container(call.node.containers, call.id)
+    _check_plain(container, "pause", "")
+    if container.state != ContainerState.RUNNING:
+        raise Conflict(f"container {container.id} is not running")
+    await call.node.plain.pause(container)
+    return nothing()
+
+
+async def unpause(call: Call) -> web.Response:
+    container = find_container(call.node.containers, call.id)
+    _check_plain(container, "unpause", "")
+    if container.state != ContainerState.RUNNING:
+        raise Conflict(f"container {container.id} is not running")
+    await call.node.plain.unpause(container)
+    return nothing()
+
+
+async def rename(call: Call) -> web.Response:
+    container = find_container(call.node.containers, call.id)
+    _check_plain(container, "rename", "")
+    name = call.query("name").removeprefix("/")
+    if not name:
+        raise InvalidArgument("Neither old nor new names may be empty")
+    if name == container.config.name:
+        raise InvalidArgument("Renaming a container with the same name as its current name")
+    check_container_name(name)
+    try:
+        await call.node.plain.rename(container, name)
+    except Conflict as error:
+        raise Conflict(f"Error when allocating new name: {error}") from error
+    return nothing()
+
+
+def _check_plain(container: Container, verb: str, hint: str) -> None:
+    if not container.is_plain:
+        raise Unsupported(
+            f"cannot {verb} container {container.config.name}: not supported by Weft"
+            + (hint or ", which does that to no container of a task")
+        )
+
+
+async def prune(call: Call) -> web.Response:
+    """Of the containers that users have made; the swarm keeps its own history of tasks."""
+    wanted, moment = call.filters(PRUNE_FILTERS), now()
+
+    def before(value: str) -> filters.Test[Container]:
+        limit = parse_until(value, moment)
+        return lambda container: container.created_at < limit
+
+    test = filters.compile_test(wanted, {
+        "label": lambda value: lambda c: label_matches(c.config.labels, value),
+        "label!": lambda value: lambda c: not label_matches(c.config.labels, value),
+        "until": before,
+    })  # fmt: skip
+    sizes = await _sizes(call, test)
+    removed = await call.node.plain.prune(test)
+    reclaimed = sum(sizes.get(id, 0) for id in removed)
+    return answer({"ContainersDeleted": removed or None, "SpaceReclaimed": reclaimed})
+
+
+async def _sizes(call: Call, test: filters.Test[Container]) -> dict[ContainerId, int]:
+    """Bytes that the containers have written which are about to be removed."""
+    found = {}
+    for container in call.node.containers.containers():
+        is_over = container.state is not ContainerState.RUNNING
+        if container.is_plain and is_over and test(container):
+            with suppress(NotFound):  # removed meanwhile
+                found[container.id] = (await call.node.inside.sizes(container.id))[0]
+    return found

@@ -1,0 +1,379 @@
+"""Plain containers: what the JSON of a request means.
+
+Fields that a service has as well get the same values in the model. This file refuses what the model
+has no place for, with the field and the value; `control.requests.containers` decides whether a
+container makes sense."""
+
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address
+from typing import cast, get_args
+
+from weft.api.schema.common import parse_address
+from weft.api.schema.container_wire import (
+    BindingWire,
+    DeviceWire,
+    EndpointSettingsWire,
+    HostConfigWire,
+    NewContainerWire,
+    RateWire,
+    ResourcesWire,
+    RestartPolicyWire,
+    WeightWire,
+)
+from weft.api.schema.healthcheck import health_check_from
+from weft.api.schema.mount import mount_from
+from weft.api.schema.mounts_written import mounts_from
+from weft.api.schema.security_options import privileges_written
+from weft.errors import InvalidArgument, Unsupported, clip
+from weft.model.addresses import Port, Protocol
+from weft.model.container_request import ContainerRequest
+from weft.model.device import Device
+from weft.model.endpoint_settings import EndpointSettings
+from weft.model.limits import DeviceLimits, FurtherLimits, Throttle
+from weft.model.log_options import DEFAULT
+from weft.model.meta import SECOND
+from weft.model.numbers import decimal
+from weft.model.plain_container import (
+    JOINED,
+    AsWritten,
+    NamespaceModes,
+    PlainContainer,
+    PortBinding,
+    RestartName,
+    RestartRule,
+)
+from weft.model.service import ContainerSpec, Mount, Resources, Ulimit
+
+Find = Callable[[str], str]
+"""Finds the id of the container that a user names. Raises `NotFound`."""
+MAX_PORT = 2**16 - 1
+_RUNTIMES = ("", "runc", "io.containerd.runc.v2")
+_DEFAULT_NETWORK = "bridge"
+_ALONE = ("host", "none")
+
+
+def request_from(
+    wire: NewContainerWire, name: str, find: Find, inherited: tuple[Mount, ...]
+) -> ContainerRequest:
+    """`inherited`: the mounts of the containers of `VolumesFrom`. Raises `InvalidArgument`,
+    `Unsupported`, or the errors of `find`."""
+    host = wire.host_config
+    if host.runtime not in _RUNTIMES:
+        raise InvalidArgument(f"unknown or invalid runtime name: {clip(host.runtime)}")
+    if host.isolation not in ("", "default"):
+        raise InvalidArgument(
+            f'invalid isolation "{clip(host.isolation)}": only "default" is supported on Linux'
+        )
+    modes = _modes_from(host, find)
+    return ContainerRequest(
+        name=name,
+        spec=_spec_from(wire, inherited),
+        plain=_plain_from(wire, modes),
+        limits=limits_from(host),
+        further=further_from(host),
+        log_driver=host.log_config.type or DEFAULT,
+        log_options=host.log_config.config,
+        stdin_once=wire.stdin_once,
+        shm_size=host.shm_size,
+        console_size=host.console_size or (0, 0),
+    )
+
+
+def _spec_from(wire: NewContainerWire, inherited: tuple[Mount, ...]) -> ContainerSpec:
+    host = wire.host_config
+    timeout = wire.stop_timeout
+    return ContainerSpec(
+        image=wire.image,
+        labels=wire.labels,
+        command=_words(wire.entrypoint),
+        args=_words(wire.cmd),
+        hostname=wire.hostname,
+        env=wire.env,
+        dir=wire.working_dir,
+        user=wire.user,
+        groups=host.group_add,
+        stop_signal=wire.stop_signal,
+        tty=wire.tty,
+        open_stdin=wire.open_stdin,
+        read_only=host.readonly_rootfs,
+        mounts=mounts_from(host, wire.volumes, inherited),
+        stop_grace_period=10 * SECOND if timeout is None else max(timeout, 0) * SECOND,
+        hosts=tuple(_host_line(each) for each in host.extra_hosts),
+        dns_servers=host.dns,
+        dns_search=host.dns_search,
+        dns_options=host.dns_options,
+        init=host.init,
+        oom_score_adj=host.oom_score_adj,
+        privileges=privileges_written(host),
+        healthcheck=health_check_from(wire.healthcheck),
+        sysctls=host.sysctls,
+        cap_add=host.cap_add,
+        cap_drop=host.cap_drop,
+        ulimits=tuple(Ulimit(limit.name, limit.soft, limit.hard) for limit in host.ulimits),
+        devices=tuple(_device_from(device) for device in host.devices),
+    )
+
+
+def _words(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Docker takes one text for a list of one word."""
+    return (value,) if isinstance(value, str) else value
+
+
+def _host_line(text: str) -> str:
+    """A line for /etc/hosts from `name:address` or `name=address`."""
+    mark = "=" if "=" in text else ":"
+    name, _, address = text.partition(mark)
+    if not name or not address:
+        raise InvalidArgument(f'bad format for add-host: "{clip(text)}"')
+    if address != "host-gateway":
+        inner = address.removeprefix("[").removesuffix("]")
+        _check_address(inner, text)
+        address = inner
+    return f"{address} {name}"
+
+
+def _check_address(address: str, text: str) -> None:
+    parts = address.split(":") if ":" in address else ()
+    if not parts:
+        parse_address(address, IPv4Address, f"HostConfig.ExtraHosts: {clip(text)}")
+    elif any(part.strip("0123456789abcdefABCDEF.") for part in parts):
+        raise InvalidArgument(f'invalid IP address in add-host: "{clip(text)}"')
+
+
+def _device_from(wire: DeviceWire) -> Device:
+    access = wire.cgroup_permissions or "rwm"
+    if access.strip("rwm"):
+        raise InvalidArgument(f"invalid device mode: {clip(access)}")
+    if not wire.path_on_host.startswith("/"):
+        raise InvalidArgument(
+            f"HostConfig.Devices: PathOnHost {clip(wire.path_on_host)!r} is not absolute"
+        )
+    target = wire.path_in_container or wire.path_on_host
+    return Device(source=wire.path_on_host, target=target, access=access)
+
+
+# --- what only plain containers have
+
+
+def _plain_from(wire: NewContainerWire, modes: NamespaceModes) -> PlainContainer:
+    host = wire.host_config
+    return PlainContainer(
+        restart=restart_from(host.restart_policy),
+        auto_remove=host.auto_remove,
+        modes=modes,
+        networks=_networks_from(wire, modes.network),
+        domain_name=wire.domainname,
+        ports=tuple(
+            _binding_from(text, binding)
+            for text, bindings in host.port_bindings.items()
+            for binding in (bindings or (BindingWire(),))
+        ),
+        publish_all=host.publish_all_ports,
+        exposed=tuple(dict.fromkeys(port_of(text) for text in wire.exposed_ports)),
+        written=AsWritten(
+            binds=host.binds,
+            volumes=tuple(wire.volumes),
+            tmpfs=host.tmpfs,
+            volumes_from=host.volumes_from,
+            mounts=tuple(
+                mount_from(mount, f"HostConfig.Mounts[{i}]") for i, mount in enumerate(host.mounts)
+            ),
+            security_options=host.security_opt,
+            extra_hosts=host.extra_hosts,
+            attached=(wire.attach_stdin, wire.attach_stdout, wire.attach_stderr),
+            id_file=host.container_id_file,
+            stop_timeout=wire.stop_timeout,
+            annotations=host.annotations,
+        ),
+    )
+
+
+def restart_from(wire: RestartPolicyWire) -> RestartRule:
+    name, most = wire.name or "no", wire.maximum_retry_count
+    if name not in get_args(RestartName):
+        raise InvalidArgument(
+            f"invalid restart policy: unknown policy '{clip(name)}'; use one of 'no', 'always',"
+            " 'on-failure', or 'unless-stopped'"
+        )
+    if most and name != "on-failure":
+        raise InvalidArgument(
+            "invalid restart policy: maximum retry count can only be used with 'on-failure'"
+        )
+    if most < 0:
+        raise InvalidArgument("invalid restart policy: maximum retry count cannot be negative")
+    return RestartRule(cast(RestartName, name), most)
+
+
+def _modes_from(host: HostConfigWire, find: Find) -> NamespaceModes:
+    network = host.network_mode
+    return NamespaceModes(
+        network=_joined(network, find) if network.startswith(JOINED) else network or "default",
+        pid=_mode("PidMode", host.pid_mode, ("", "host"), find),
+        ipc=_mode("IpcMode", host.ipc_mode, ("", "none", "private", "host"), find, joins=False),
+        uts=_mode("UTSMode", host.uts_mode, ("", "host"), find, joins=False),
+        user=_mode("UsernsMode", host.userns_mode, ("", "host"), find, joins=False),
+        cgroup=_mode(
+            "CgroupnsMode", host.cgroupns_mode, ("", "private", "host"), find, joins=False
+        ),
+    )
+
+
+def _mode(field: str, value: str, allowed: Iterable[str], find: Find, *, joins: bool = True) -> str:
+    if value in allowed:
+        return value
+    if joins and value.startswith(JOINED):
+        return _joined(value, find)
+    if field == "IpcMode" and (value == "shareable" or value.startswith(JOINED)):
+        raise Unsupported(f"HostConfig.IpcMode: {clip(value)} is not supported by Weft")
+    raise InvalidArgument(f"HostConfig.{field}: invalid value: {clip(value)!r}")
+
+
+def _joined(value: str, find: Find) -> str:
+    name = value.removeprefix(JOINED)
+    if not name:
+        raise InvalidArgument("invalid container format container:<name|id>")
+    return f"{JOINED}{find(name)}"
+
+
+# --- networks and ports
+
+
+def _networks_from(wire: NewContainerWire, mode: str) -> tuple[EndpointSettings, ...]:
+    """The network of `NetworkMode` first, then the others."""
+    given = {_network(name): each for name, each in wire.networking_config.endpoints_config.items()}
+    first = _network(mode)
+    is_alone = first in _ALONE or mode.startswith(JOINED)
+    if is_alone:
+        others = [name for name in given if name != first]
+        if others:
+            raise InvalidArgument(
+                "conflicting options: cannot attach both user-defined and non-user-defined"
+                f" network-modes: {first}, {others[0]}"
+            )
+        _check_alone(wire, first)
+        return ()
+    order = dict.fromkeys((first, *given))
+    mac = {first: wire.mac_address}
+    return tuple(endpoint_from(name, given.get(name), mac.get(name, "")) for name in order)
+
+
+def _network(name: str) -> str:
+    return _DEFAULT_NETWORK if name in ("", "default") else name
+
+
+def _check_alone(wire: NewContainerWire, mode: str) -> None:
+    """Without a network of its own, a container has no use for what belongs to one."""
+    if mode.startswith(JOINED):
+        host, conflict = wire.host_config, "conflicting options: {} and the network mode"
+        for is_given, what in (
+            (bool(wire.hostname), "hostname"),
+            (bool(wire.mac_address), "mac-address"),
+            (bool(host.dns), "dns"),
+            (bool(host.extra_hosts), "custom host-to-IP mapping"),
+            (bool(host.port_bindings) or host.publish_all_ports, "port publishing"),
+            (bool(wire.exposed_ports), "port exposing"),
+        ):
+            if is_given:
+                raise InvalidArgument(conflict.format(what))
+    elif wire.mac_address:
+        raise InvalidArgument("conflicting options: mac-address and the network mode")
+
+
+def endpoint_from(
+    network: str, wire: EndpointSettingsWire | None, mac: str = ""
+) -> EndpointSettings:
+    """Raises `InvalidArgument` with Docker's texts for what the default network does not have."""
+    if wire is None:
+        return EndpointSettings(network=network, mac=mac)
+    ipam = wire.ipam_config
+    where = f"NetworkingConfig.EndpointsConfig.{clip(network)}.IPAMConfig"
+    if ipam is not None and ipam.ipv6_address:
+        raise Unsupported(
+            f"{where}.IPv6Address: {clip(ipam.ipv6_address)} is not supported by Weft"
+        )
+    address = None
+    if ipam is not None and ipam.ipv4_address:
+        address = parse_address(ipam.ipv4_address, IPv4Address, f"{where}.IPv4Address")
+    if network == _DEFAULT_NETWORK and address is not None:
+        raise InvalidArgument(
+            "invalid config for network bridge: user specified IP address is supported on user"
+            " defined networks only"
+        )
+    if network == _DEFAULT_NETWORK and wire.aliases:
+        raise InvalidArgument(
+            "invalid config for network bridge: network-scoped alias is supported only for"
+            " containers in user defined networks"
+        )
+    return EndpointSettings(
+        network=network, address=address, mac=wire.mac_address or mac, aliases=wire.aliases
+    )
+
+
+def port_of(text: str) -> tuple[Port, Protocol]:
+    """`80/tcp`"""
+    number, _, protocol = text.partition("/")
+    port = decimal(number, MAX_PORT)
+    if not port or protocol.lower() not in ("", *get_args(Protocol)):
+        raise InvalidArgument(f"invalid port specification: {clip(text)!r}")
+    return port, cast(Protocol, protocol.lower() or "tcp")
+
+
+def _binding_from(text: str, wire: BindingWire) -> PortBinding:
+    port, protocol = port_of(text)
+    address = wire.host_ip
+    if ":" in address:
+        raise Unsupported(
+            f"HostConfig.PortBindings: the address {clip(address)} of port {text}: IPv6 is not"
+            " supported by Weft"
+        )
+    if address:
+        parse_address(address, IPv4Address, f"HostConfig.PortBindings: HostIp of {clip(text)}")
+    ends = wire.host_port.split("-") if wire.host_port else []
+    numbers = [decimal(end, MAX_PORT) for end in ends]
+    if (
+        len(numbers) > 2
+        or None in numbers
+        or sorted(map(int, filter(None, numbers))) != [n for n in numbers if n]
+    ):
+        raise InvalidArgument(f"invalid port specification: {clip(wire.host_port)!r}")
+    ports = "" if numbers == [0] else wire.host_port
+    return PortBinding(port, protocol, "" if address == "0.0.0.0" else address, ports)
+
+
+# --- limits
+
+
+def limits_from(wire: HostConfigWire | ResourcesWire) -> Resources:
+    return Resources(
+        nano_cpus=wire.nano_cpus, memory=max(wire.memory, 0), pids=max(wire.pids_limit, 0)
+    )
+
+
+def further_from(wire: HostConfigWire | ResourcesWire) -> FurtherLimits:
+    swappiness = wire.memory_swappiness
+    return FurtherLimits(
+        cpu_shares=wire.cpu_shares,
+        cpu_period=wire.cpu_period,
+        cpu_quota=wire.cpu_quota,
+        cpuset_cpus=wire.cpuset_cpus,
+        cpuset_mems=wire.cpuset_mems,
+        memory_reservation=wire.memory_reservation,
+        memory_swap=wire.memory_swap,
+        swappiness=None if swappiness == -1 else swappiness,
+        oom_kill_disable=wire.oom_kill_disable,
+        devices=DeviceLimits(
+            weight=wire.blkio_weight,
+            weights=_throttles(wire.blkio_weight_device),
+            read_bytes=_throttles(wire.blkio_device_read_bps),
+            write_bytes=_throttles(wire.blkio_device_write_bps),
+            read_operations=_throttles(wire.blkio_device_read_iops),
+            write_operations=_throttles(wire.blkio_device_write_iops),
+        ),
+    )
+
+
+def _throttles(wires: Iterable[RateWire | WeightWire]) -> tuple[Throttle, ...]:
+    return tuple(
+        Throttle(wire.path, wire.rate if isinstance(wire, RateWire) else wire.weight)
+        for wire in wires
+    )

@@ -1,0 +1,155 @@
+"""Turns what a user asks for into the container that runs it: what is known when it is made, and what
+it gets with its network each time that it is started. Pure."""
+
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address
+
+import msgspec
+
+from weft.engine.container_config import (
+    HOST_GATEWAY,
+    HOSTS_HEAD,
+    LOOPBACK,
+    SHORT_ID,
+    Host,
+    resolv_conf,
+)
+from weft.errors import Conflict, NotFound
+from weft.model.addresses import Port, Protocol
+from weft.model.container import Container, ContainerConfig, ContainerState, ImageConfig
+from weft.model.container_request import ContainerRequest
+from weft.model.ids import ContainerId
+from weft.model.plain_container import JOINED, NamespaceModes, PlainContainer
+from weft.model.service import PublishedPort
+
+_KINDS = ("pid", "ipc", "uts", "cgroup")
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a container is about to run."""
+
+    host: Host
+    containers: Mapping[ContainerId, Container]
+    """All of this node."""
+    sandbox: str = ""
+    """Id of its sandbox; empty if it has none."""
+    namespace: str = ""
+    """Name of its sandbox's namespace."""
+    addresses: Sequence[IPv4Address] = ()
+    """Its own."""
+    gateway: IPv4Address = LOOPBACK
+    """This host, as the container sees it."""
+    has_names: bool = False
+    """Whether this node's name server answers in the sandbox."""
+
+
+def plain_config(
+    request: ContainerRequest, id: ContainerId, image: ImageConfig, hostname: str
+) -> ContainerConfig:
+    """`hostname`: the host's. The labels of the image are the container's, too."""
+    modes, spec = request.plain.modes, request.spec
+    is_hosts = "host" in (modes.network, modes.uts)
+    return ContainerConfig(
+        id=id,
+        name=request.name,
+        spec=spec,
+        limits=request.limits,
+        further=request.further,
+        hostname=spec.hostname or (hostname if is_hosts else id[:SHORT_ID]),
+        labels={**image.labels, **spec.labels},
+        namespace=None if modes.network == "host" else "",
+        log_driver=request.log_driver,
+        log_options=request.log_options,
+        stdin_once=request.stdin_once,
+        shm_size=request.shm_size,
+        has_shm=modes.ipc != "none",
+        console_size=request.console_size,
+        plain=request.plain,
+    )
+
+
+def started_config(config: ContainerConfig, place: Place) -> ContainerConfig:
+    """The container as it is started. Raises `NotFound` or `Conflict` if a container whose
+    namespaces it joins is missing or does not run."""
+    plain = config.plain or PlainContainer()
+    mode, host = plain.modes.network, place.host
+    shared = _shared(plain.modes, place.containers)
+    if mode.startswith(JOINED):
+        other = _joined(mode, place.containers, "network")
+        return msgspec.structs.replace(
+            config,
+            shared=shared,
+            namespace=f"/proc/{other.pid}/ns/net",
+            hostname=other.config.hostname,
+            hosts=other.config.hosts,
+            resolv_conf=other.config.resolv_conf,
+        )
+    namespace = str(host.namespaces / place.namespace) if place.sandbox else ""
+    return msgspec.structs.replace(
+        config,
+        shared=shared,
+        namespace=None if mode == "host" else namespace,
+        sandbox_id=place.sandbox,
+        hosts=hosts_file(config, place),
+        resolv_conf=resolv_conf(config.spec, host.resolver, own=place.has_names),
+    )
+
+
+def wanted_ports(
+    plain: PlainContainer, exposed: Sequence[tuple[Port, Protocol]]
+) -> tuple[PublishedPort, ...]:
+    """The ports to publish: those that the user names, and if all are to be, those that the image
+    and the user expose. A host's port of 0 stands for a free one; of a range, the first."""
+    found = [
+        PublishedPort(
+            target=binding.target,
+            published=binding.first,
+            protocol=binding.protocol,
+            mode="host",
+            host_address=IPv4Address(binding.address) if binding.address else None,
+        )
+        for binding in plain.ports
+    ]
+    named = {(port.target, port.protocol) for port in found}
+    every = dict.fromkeys((*exposed, *plain.exposed)) if plain.publish_all else ()
+    found += [
+        PublishedPort(target=target, protocol=protocol, mode="host")
+        for target, protocol in every
+        if (target, protocol) not in named
+    ]
+    return tuple(found)
+
+
+def hosts_file(config: ContainerConfig, place: Place) -> str:
+    """The content of /etc/hosts: the well-known names, the user's entries, and the container's own
+    names."""
+    lines = []
+    for line in filter(str.strip, config.spec.hosts):
+        address, *names = line.split()
+        shown = place.gateway if address == HOST_GATEWAY else address
+        lines.append(f"{shown}\t{' '.join(names)}\n")
+    plain = config.plain or PlainContainer()
+    full = f"{config.hostname}.{plain.domain_name} " if plain.domain_name else ""
+    lines += [f"{address}\t{full}{config.hostname}\n" for address in place.addresses]
+    return HOSTS_HEAD + "".join(lines)
+
+
+def _shared(modes: NamespaceModes, containers: Mapping[ContainerId, Container]) -> dict[str, str]:
+    found = {}
+    for kind in _KINDS:
+        mode = getattr(modes, kind)
+        if mode == "host":
+            found[kind] = ""
+        elif mode.startswith(JOINED):
+            found[kind] = f"/proc/{_joined(mode, containers, kind).pid}/ns/{kind}"
+    return found
+
+
+def _joined(mode: str, containers: Mapping[ContainerId, Container], kind: str) -> Container:
+    id = mode.removeprefix(JOINED)
+    other = containers.get(ContainerId(id))
+    if other is None:
+        raise NotFound(f"No such container: {id}")
+    if other.state is not ContainerState.RUNNING:
+        raise Conflict(f"cannot join {kind} namespace of a non running container: {id}")
+    return other

@@ -1,0 +1,382 @@
+"""The plain containers of this node: those that users make, start, stop and remove. Tasks' containers
+belong to the agent and are never touched here.
+
+    create   record and file system; nothing runs, nothing has an address
+    start    network → configuration → container; all or nothing
+    end      network released → restart after a pause, or removal, or nothing
+
+All that outlives the daemon is in the container's own record (`ContainerConfig.plain`): a daemon
+that was killed at any point leaves a container that the next one starts again, removes, or leaves
+as it is, as the record says. What only this daemon needs is in a container's `Life`.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from weft.engine.engine import Engine
+from weft.engine.plain_config import Place, plain_config, started_config, wanted_ports
+from weft.errors import Conflict, NotFound, WeftError, described
+from weft.model.addresses import Port, Protocol
+from weft.model.container import Container, ContainerConfig, ContainerState
+from weft.model.container_request import ContainerRequest
+from weft.model.ids import ContainerId
+from weft.model.meta import SECOND, Nanoseconds
+from weft.model.plain_container import PlainContainer, restart_pause
+from weft.system.supervision import contained, ended
+
+log = logging.getLogger(__name__)
+
+
+class Life:
+    """What this daemon knows and does about one plain container."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        """Held to start the container, and to put away what it had when it ended."""
+        self.follower: asyncio.Task[None] | None = None
+        """Waits for the end of the running container, and for its restart."""
+        self.released = asyncio.Event()
+        """Whether the last end is dealt with: the container's network is free."""
+        self.released.set()
+        self.no_restart = asyncio.Event()
+        """Set when a user wants the container to stay ended."""
+        self.is_restarting = False
+        self.pause: Nanoseconds = 0
+        """Before the last restart."""
+        self.is_kept = False
+        """Whether its end is a user's restart: it is not removed."""
+        self.next_end: asyncio.Future[Container] = asyncio.get_running_loop().create_future()
+        self.removal: asyncio.Future[Container] = asyncio.get_running_loop().create_future()
+        """Both have the container as it was at last."""
+
+    def tell_end(self, container: Container) -> None:
+        was, self.next_end = self.next_end, asyncio.get_running_loop().create_future()
+        was.set_result(container)
+
+    def tell_removal(self, container: Container) -> None:
+        self.tell_end(container)
+        self.removal.set_result(container)
+
+
+class PlainContainers:
+    def __init__(self, engine: Engine, hostname: str) -> None:
+        """`hostname`: the host's."""
+        self._engine = engine
+        self._hostname = hostname
+        self._lives: dict[ContainerId, Life] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- the daemon begins and ends
+
+    def resume(self) -> None:
+        """Goes on with the containers of the last daemon: follows those that run, and starts again
+        or removes those that have ended since."""
+        for container in self._all():
+            life = self._life(container.id)
+            if container.state is ContainerState.RUNNING:
+                self._follow(container.id, life)
+            elif container.started_at:
+                life.released = asyncio.Event()
+                work = self._after_end(container, life, life.released)
+                life.follower = self._spawn(f"end of container {container.id[:12]}", work)
+
+    async def close(self) -> None:
+        """Containers go on."""
+        tasks, self._tasks = self._tasks, set()
+        await asyncio.gather(*(ended(task) for task in tasks))
+
+    def _spawn(self, name: str, work: Any) -> asyncio.Task[None]:
+        task = asyncio.create_task(contained(name, work), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _all(self) -> list[Container]:
+        return [c for c in self._engine.containers.values() if c.is_plain]
+
+    def _life(self, id: ContainerId) -> Life:
+        if id not in self._lives:
+            self._lives[id] = Life()
+        return self._lives[id]
+
+    # --- what the API asks for
+
+    async def create(self, request: ContainerRequest) -> ContainerId:
+        """Raises `NotFound` for an image or volume that is missing, `Conflict` for a name that is
+        taken, `InvalidArgument`, `OperationFailed`. All or nothing."""
+        engine = self._engine
+        image = engine.images.find(request.spec.image)
+        id = ContainerId(engine.new_id())
+        await engine.create(plain_config(request, id, image.config, self._hostname))
+        return id
+
+    async def start(self, id: ContainerId) -> None:
+        """A container that runs is no error; one that waits for its restart is started at once. A
+        container that is removed when it ends is removed also if it cannot be started."""
+        life = self._life(id)
+        while not await self._start_now(id, life):
+            pass
+
+    async def _start_now(self, id: ContainerId, life: Life) -> bool:
+        """False if the container has just ended, and what it had is not put away yet."""
+        if self._get(id).state is not ContainerState.RUNNING:
+            await life.released.wait()
+        await self._call_off(life)
+        async with life.lock:
+            container = self._get(id)
+            if container.state is ContainerState.RUNNING:
+                return True
+            if life.is_restarting or not life.released.is_set():
+                return False
+            life.pause = 0
+            try:
+                await self._start(container, life, restarts=0)
+            except WeftError:
+                if _settings(container).auto_remove:
+                    await self._remove_after(id, life)
+                raise
+        return True
+
+    async def stop(
+        self, container: Container, grace: Nanoseconds | None = None, signal: str = ""
+    ) -> None:
+        """Returns when the container has ended and its network is free."""
+        life = self._life(container.id)
+        await self._call_off(life)
+        await self._mark_stopped(container.id)
+        if self._get(container.id).state is ContainerState.RUNNING:
+            life.no_restart.set()
+            await self._engine.stop(container, grace, signal)
+            await life.released.wait()
+
+    async def restart(
+        self, container: Container, grace: Nanoseconds | None = None, signal: str = ""
+    ) -> None:
+        life = self._life(container.id)
+        life.is_kept = True
+        try:
+            await self._call_off(life)
+            if self._get(container.id).state is ContainerState.RUNNING:
+                life.no_restart.set()
+                await self._engine.stop(container, grace, signal)
+                await life.released.wait()
+            await self.start(container.id)
+        finally:
+            life.is_kept = False
+        self._engine.events.container("restart", self._get(container.id))
+
+    async def kill(self, container: Container, signal: str) -> None:
+        """SIGKILL and the stop signal mean that the user wants the container to stay ended."""
+        if self._engine.ends(container, signal):
+            await self._mark_stopped(container.id)
+            self._life(container.id).no_restart.set()
+        await self._engine.kill(container, signal)
+
+    async def pause(self, container: Container) -> None:
+        """Raises `Conflict` with Docker's texts."""
+        if container.paused:
+            raise Conflict(f"container {container.id} is already paused")
+        self._engine.events.container("pause", await self._engine.runtime.pause(container.id))
+
+    async def unpause(self, container: Container) -> None:
+        if not container.paused:
+            raise Conflict(f"container {container.id} is not paused")
+        self._engine.events.container("unpause", await self._engine.runtime.unpause(container.id))
+
+    async def rename(self, container: Container, name: str) -> None:
+        """Raises `Conflict` if the name is taken."""
+        old = container.config.name
+        config = msgspec.structs.replace(container.config, name=name)
+        renamed = await self._engine.runtime.configure(config)
+        self._engine.local.rename(container.id, name)
+        self._engine.events.container("rename", renamed, oldName=f"/{old}")
+
+    async def remove(self, id: ContainerId, *, volumes: bool) -> None:
+        """One that runs dies first."""
+        life = self._life(id)
+        life.no_restart.set()
+        await self._call_off(life)
+        life.is_kept = True
+        async with life.lock:
+            await self._remove(id, life, volumes=volumes)
+            await self._engine.local.disconnect(id)
+
+    async def _remove(self, id: ContainerId, life: Life, *, volumes: bool) -> None:
+        last = self._engine.container(id)
+        await self._engine.remove(id, volumes=volumes)
+        if self._lives.pop(id, None) is not None and last is not None:
+            life.tell_removal(last)
+
+    async def prune(self, wanted: Callable[[Container], bool]) -> list[ContainerId]:
+        """Removes the containers that do not run and are wanted. Gives those that were removed."""
+        removed = []
+        for container in self._all():
+            if container.state is ContainerState.RUNNING or self.is_restarting(container.id):
+                continue
+            if wanted(container):
+                try:
+                    await self.remove(container.id, volumes=False)
+                    removed.append(container.id)
+                except WeftError as error:
+                    log.warning("container.not_pruned container=%s cause=%s", container.id, error)
+        return removed
+
+    def is_restarting(self, id: ContainerId) -> bool:
+        """Whether the container has ended and waits to be started again."""
+        life = self._lives.get(id)
+        return life is not None and life.is_restarting
+
+    async def next_end(self, id: ContainerId) -> Container:
+        """Returns at the next end of the container, also of one that does not run, or at its
+        removal."""
+        return await asyncio.shield(self._life(id).next_end)
+
+    async def removal(self, id: ContainerId) -> Container:
+        """Returns when the container has been removed: how it was at last."""
+        return await asyncio.shield(self._life(id).removal)
+
+    # --- start
+
+    async def _start(self, container: Container, life: Life, restarts: int) -> None:
+        """All or nothing. The caller holds the life's lock."""
+        plain = msgspec.structs.replace(
+            _settings(container), stopped_by_user=False, restart_count=restarts
+        )
+        config = msgspec.structs.replace(container.config, plain=plain)
+        life.no_restart.clear()
+        try:
+            config = await self._connected(config)
+            await self._engine.runtime.configure(config)
+            await self._engine.start(container.id)
+        except BaseException:
+            await asyncio.shield(self._engine.local.disconnect(container.id))
+            raise
+        self._follow(container.id, life)
+
+    async def _connected(self, config: ContainerConfig) -> ContainerConfig:
+        """The configuration with the network that the container has from now on."""
+        engine, plain = self._engine, config.plain or PlainContainer()
+        place = Place(host=engine.host(self._hostname), containers=engine.containers)
+        if plain.networks:
+            ports = wanted_ports(plain, self._exposed(config))
+            sandbox = await engine.local.connect(
+                config.id, config.name, config.spec, plain.networks, ports
+            )
+            config = msgspec.structs.replace(config, ports=engine.local.ports(config.id))
+            place = msgspec.structs.replace(
+                place,
+                sandbox=sandbox.id,
+                namespace=sandbox.key,
+                addresses=tuple(endpoint.address.ip for endpoint in sandbox.endpoints),
+                has_names=engine.local.has_names(config.id),
+            )
+        return started_config(config, place)
+
+    def _exposed(self, config: ContainerConfig) -> tuple[tuple[Port, Protocol], ...]:
+        """By the image, which may be gone."""
+        try:
+            return self._engine.images.find(config.spec.image).config.exposed_ports
+        except NotFound:
+            return ()
+
+    # --- the end
+
+    def _follow(self, id: ContainerId, life: Life) -> None:
+        life.released = asyncio.Event()
+        work = self._until_end(id, life, life.released)
+        life.follower = self._spawn(f"container {id[:12]}", work)
+
+    async def _until_end(self, id: ContainerId, life: Life, released: asyncio.Event) -> None:
+        try:
+            container = await self._engine.wait(id)
+            self._engine.died(container)
+            await self._after_end(container, life, released)
+        except NotFound:  # it has been removed
+            released.set()
+
+    async def _after_end(self, container: Container, life: Life, released: asyncio.Event) -> None:
+        """Releases what the ended container had, and does what its record says."""
+        try:
+            async with life.lock:
+                await self._engine.local.disconnect(container.id)
+        finally:
+            is_restarted = self._is_restarted(container.id, life)
+            life.is_restarting = is_restarted
+            released.set()
+        present = self._engine.container(container.id)
+        if present is None:
+            return
+        life.tell_end(container)
+        if is_restarted:
+            await self._restart(present, life)
+        elif _settings(present).auto_remove and not life.is_kept:
+            await self._remove_after(present.id, life)
+
+    def _is_restarted(self, id: ContainerId, life: Life) -> bool:
+        container = self._engine.container(id)
+        if container is None:
+            return False
+        plain = _settings(container)
+        return not life.no_restart.is_set() and plain.restart.applies(
+            container.exit_code, restarts=plain.restart_count, by_user=plain.stopped_by_user
+        )
+
+    async def _restart(self, container: Container, life: Life) -> None:
+        ran = max(container.finished_at - container.started_at, 0)
+        life.pause = restart_pause(life.pause, ran)
+        try:
+            async with asyncio.timeout(life.pause / SECOND):
+                await life.no_restart.wait()
+        except TimeoutError:
+            await self._start_again(container.id, life)
+        finally:
+            life.is_restarting = False
+
+    async def _start_again(self, id: ContainerId, life: Life) -> None:
+        async with life.lock:
+            present = self._engine.container(id)
+            is_over = present is not None and present.state is not ContainerState.RUNNING
+            if present is None or not is_over or life.no_restart.is_set():
+                return
+            count = _settings(present).restart_count + 1
+            log.info("container.restart container=%s count=%d", id[:12], count)
+            try:
+                await self._start(present, life, restarts=count)
+            except WeftError as error:
+                log.warning("container.not_restarted container=%s cause=%s", id[:12], error)
+
+    async def _remove_after(self, id: ContainerId, life: Life) -> None:
+        """Of a container that is removed when it ends, with its anonymous volumes."""
+        try:
+            await self._remove(id, life, volumes=True)
+        except WeftError as error:
+            log.warning("container.not_removed container=%s cause=%s", id, described(error))
+
+    # ---
+
+    async def _call_off(self, life: Life) -> None:
+        """No restart is pending when this returns."""
+        if life.is_restarting:
+            life.no_restart.set()
+            follower = life.follower
+            if follower is not None and follower is not asyncio.current_task():
+                await asyncio.wait((follower,))
+
+    async def _mark_stopped(self, id: ContainerId) -> None:
+        container = self._get(id)
+        plain = msgspec.structs.replace(_settings(container), stopped_by_user=True)
+        if plain != container.config.plain:
+            config = msgspec.structs.replace(container.config, plain=plain)
+            await self._engine.runtime.configure(config)
+
+    def _get(self, id: ContainerId) -> Container:
+        return self._engine.runtime.get(id)
+
+
+def _settings(container: Container) -> PlainContainer:
+    assert container.config.plain is not None, "not a container of the swarm"
+    return container.config.plain

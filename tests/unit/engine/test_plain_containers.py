@@ -1,0 +1,234 @@
+"""The life of plain containers on a runtime in memory, in virtual time: restarts, removal, and what
+the next daemon does with what it finds."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from tests.support import virtual_time
+from tests.support.engines import engine_on_fakes
+from weft.engine.plain_containers import PlainContainers
+from weft.errors import Conflict, NotFound, OperationFailed
+from weft.model.container import Container, ContainerState
+from weft.model.container_request import ContainerRequest
+from weft.model.ids import ContainerId
+from weft.model.plain_container import NamespaceModes, PlainContainer, RestartName, RestartRule
+from weft.model.service import ContainerSpec
+from weft.runtime.fake import FakeImages, FakeRuntime
+
+
+class Bed:
+    """A host with one image, and daemons on it one after the other."""
+
+    def __init__(self) -> None:
+        self.images = FakeImages("demo")
+        self.runtime = FakeRuntime(self.images, time.time_ns)
+        self.boot()
+
+    def boot(self) -> None:
+        self.engine = engine_on_fakes("host1", self.runtime, self.images)
+        self.plain = PlainContainers(self.engine, "host1")
+
+    async def next_daemon(self) -> None:
+        await self.plain.close()
+        await self.engine.close()
+        self.boot()
+        self.engine.resume()
+        self.plain.resume()
+
+    async def run(
+        self, name: str = "web", restart: RestartName = "no", most: int = 0, **settings: Any
+    ) -> ContainerId:
+        plain = PlainContainer(
+            restart=RestartRule(restart, most), modes=NamespaceModes(network="none"), **settings
+        )
+        request = ContainerRequest(name=name, spec=ContainerSpec(image="demo"), plain=plain)
+        id = await self.plain.create(request)
+        await self.plain.start(id)
+        return id
+
+    def get(self, id: ContainerId) -> Container:
+        return self.runtime.get(id)
+
+    def is_there(self, id: ContainerId) -> bool:
+        return self.engine.container(id) is not None
+
+    def starts(self, id: ContainerId) -> int:
+        return self.runtime.history.count(("start", id))
+
+
+def run(test: Callable[[Bed], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    def wrapper() -> None:
+        async def body() -> None:
+            bed = Bed()
+            await test(bed)
+            await bed.plain.close()
+            await bed.engine.close()
+
+        virtual_time.run(body())
+
+    wrapper.__name__ = test.__name__
+    return wrapper
+
+
+@run
+async def test_a_container_that_fails_again_and_again_is_restarted_ever_more_slowly(
+    bed: Bed,
+) -> None:
+    id = await bed.run(restart="always")
+    loop, moments = asyncio.get_running_loop(), []
+    for _ in range(4):
+        bed.runtime.die(id, 1)
+        begun = loop.time()
+        while bed.get(id).state is not ContainerState.RUNNING:
+            await asyncio.sleep(0.05)
+        moments.append(loop.time() - begun)
+    assert moments == sorted(moments)
+    assert moments[-1] > 3 * moments[0]
+    plain = bed.get(id).config.plain
+    assert plain is not None
+    assert plain.restart_count == 4
+    assert bed.starts(id) == 5
+
+
+@run
+async def test_a_user_who_starts_it_begins_to_count_anew(bed: Bed) -> None:
+    id = await bed.run(restart="on-failure", most=1)
+    for _ in range(2):
+        bed.runtime.die(id, 1)
+        await asyncio.sleep(100)
+    assert (bed.get(id).state, bed.starts(id)) == (ContainerState.EXITED, 2)
+    await bed.plain.start(id)
+    bed.runtime.die(id, 1)
+    await asyncio.sleep(100)
+    assert bed.get(id).state is ContainerState.RUNNING
+
+
+@run
+async def test_a_restart_that_is_pending_is_called_off_by_stop_and_by_remove(bed: Bed) -> None:
+    stopped, removed = await bed.run("one", "always"), await bed.run("two", "always")
+    for id in (stopped, removed):
+        bed.runtime.die(id, 1)
+    while not (bed.plain.is_restarting(stopped) and bed.plain.is_restarting(removed)):
+        await asyncio.sleep(0)
+    await bed.plain.stop(bed.get(stopped))
+    await bed.plain.remove(removed, volumes=False)
+    await asyncio.sleep(100)
+    assert (bed.get(stopped).state, bed.starts(stopped)) == (ContainerState.EXITED, 1)
+    assert not bed.is_there(removed)
+    assert not bed.plain.is_restarting(stopped)
+
+
+@run
+async def test_the_next_daemon_starts_what_its_policy_says(bed: Bed) -> None:
+    """The host loses power. Some were stopped by a user before."""
+    stopped = {
+        name: await bed.run(f"stopped-{name}", name) for name in ("always", "unless-stopped")
+    }
+    for id in stopped.values():
+        await bed.plain.stop(bed.get(id))
+    running = {
+        name: await bed.run(name, name) for name in ("no", "always", "unless-stopped", "on-failure")
+    }
+    created = await bed.plain.create(
+        ContainerRequest(
+            name="created",
+            spec=ContainerSpec(image="demo"),
+            plain=PlainContainer(restart=RestartRule("always")),
+        )
+    )
+    await bed.plain.close()
+    bed.runtime.lose()
+    await bed.next_daemon()
+    await asyncio.sleep(100)
+    states = {name: bed.get(id).state for name, id in running.items()}
+    assert {name for name, state in states.items() if state is ContainerState.RUNNING} == {
+        "always", "unless-stopped", "on-failure",
+    }  # fmt: skip
+    assert bed.get(stopped["always"]).state is ContainerState.RUNNING
+    assert bed.get(stopped["unless-stopped"]).state is ContainerState.EXITED
+    assert bed.get(created).state is ContainerState.CREATED
+
+
+@run
+async def test_the_next_daemon_follows_what_runs(bed: Bed) -> None:
+    again, once = await bed.run("again", "always"), await bed.run("once", auto_remove=True)
+    await bed.next_daemon()
+    bed.runtime.die(again, 1)
+    bed.runtime.die(once, 0)
+    await asyncio.sleep(100)
+    assert (bed.get(again).state, bed.starts(again)) == (ContainerState.RUNNING, 2)
+    assert not bed.is_there(once)
+
+
+@run
+async def test_what_ended_without_a_daemon_is_removed_by_the_next_one(bed: Bed) -> None:
+    id = await bed.run(auto_remove=True)
+    await bed.plain.close()
+    bed.runtime.die(id, 0)
+    assert bed.is_there(id)
+    await bed.next_daemon()
+    await asyncio.sleep(1)
+    assert not bed.is_there(id)
+
+
+@run
+async def test_a_restart_by_the_user_keeps_what_is_removed_at_its_end(bed: Bed) -> None:
+    id = await bed.run(auto_remove=True)
+    await bed.plain.restart(bed.get(id), 0)
+    assert bed.get(id).state is ContainerState.RUNNING
+    waiting = asyncio.ensure_future(bed.plain.removal(id))
+    await asyncio.sleep(0)
+    bed.runtime.die(id, 4)
+    assert (await waiting).exit_code == 4
+
+
+@run
+async def test_a_start_that_fails_says_why_and_may_be_tried_again(bed: Bed) -> None:
+    bed.runtime.fail("start", "no such program", 2)
+    with pytest.raises(OperationFailed, match="no such program"):
+        await bed.run("web", "always")
+    (container,) = bed.runtime.containers()
+    assert container.state is ContainerState.CREATED
+    await asyncio.sleep(100)
+    assert bed.starts(container.id) == 0, "what never ran is not restarted"
+    with pytest.raises(OperationFailed, match="no such program"):
+        await bed.plain.start(container.id)
+    await bed.plain.start(container.id)
+    bed.runtime.fail("start", "no such program")
+    with pytest.raises(OperationFailed):
+        await bed.run("other", auto_remove=True)
+    assert [c.config.name for c in bed.runtime.containers()] == ["web"]
+
+
+@run
+async def test_a_name_that_is_taken_leaves_nothing(bed: Bed) -> None:
+    await bed.run("web")
+    with pytest.raises(Conflict, match="already in use by container"):
+        await bed.run("web")
+    assert len(bed.runtime.containers()) == 1
+
+
+@run
+async def test_stop_start_and_ends_at_the_same_time_leave_one_follower(bed: Bed) -> None:
+    """Whatever order: in the end the container does what was asked for last."""
+    bed.runtime.latency = 0.01
+    id = await bed.run(restart="always")
+    for _ in range(20):
+        container = bed.get(id)
+        stopping = asyncio.create_task(bed.plain.stop(container, 0))
+        starting = asyncio.create_task(bed.plain.start(id))
+        if container.state is ContainerState.RUNNING:
+            bed.runtime.die(id, 1)
+        await asyncio.wait((stopping, starting))
+        await bed.plain.start(id)
+        assert bed.get(id).state is ContainerState.RUNNING
+    await bed.plain.stop(bed.get(id), 0)
+    await asyncio.sleep(100)
+    assert bed.get(id).state is ContainerState.EXITED
+    await bed.plain.remove(id, volumes=False)
+    with pytest.raises(NotFound):
+        await bed.plain.start(id)
