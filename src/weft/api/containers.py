@@ -12,7 +12,7 @@ from weft.api import filters, processes
 from weft.api.call import Call, answer, nothing
 from weft.api.container_lookup import find_container
 from weft.api.filters import boolean, label_matches, name_test
-from weft.api.grace import grace_of, signal_name, stop_signal_of
+from weft.api.grace import grace_of, stop_signal_of
 from weft.api.listing import answer_list
 from weft.api.schema.common import Json, encode, now
 from weft.api.schema.container import (

@@ -1,12 +1,11 @@
 """How a request asks a container to end: the grace period and the signal."""
 
-import signal
-
 from weft.api.call import Call
 from weft.errors import InvalidArgument, clip
 from weft.model.container import Container
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.numbers import decimal
+from weft.model.signals import signal_name, signal_number
 
 FOR_EVER = 86400
 MAX_GRACE = 2**31 - 1
@@ -28,14 +27,4 @@ def grace_of(call: Call, container: Container) -> Nanoseconds:
 def stop_signal_of(call: Call) -> str:
     """The request's signal in place of the container's own; empty: none."""
     text = call.query("signal")
-    return signal_name(text) if text else ""
-
-
-def signal_name(text: str) -> str:
-    """Returns `SIGTERM` for `SIGTERM`, `TERM`, `term` or `15`. Raises `InvalidArgument`."""
-    try:
-        if (number := decimal(text)) is not None:
-            return signal.Signals(number).name
-        return signal.Signals[f"SIG{text.upper().removeprefix('SIG')}"].name
-    except (ValueError, KeyError) as error:
-        raise InvalidArgument(f"invalid signal: {clip(text)}") from error
+    return signal_name(signal_number(text)) if text else ""

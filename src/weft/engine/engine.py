@@ -146,7 +146,7 @@ class Engine:
         begun, present = self.now(), self.container(container.id)
         was_running = present is not None and present.state is ContainerState.RUNNING
         if was_running:
-            number = Signals[signal] if signal else self._stop_signal(container)
+            number = signal_number(signal) if signal else self._stop_signal(container)
             self._tell_kill(container, number)
         ended = await self.runtime.stop(container.id, patience, signal)
         if was_running and ended.exit_code == KILLED and self.now() - begun >= patience:
@@ -157,7 +157,7 @@ class Engine:
 
     def ends(self, container: Container, name: str) -> bool:
         """Whether a signal means that the container is to end."""
-        return Signals[name] in (Signals.SIGKILL, self._stop_signal(container))
+        return signal_number(name) in (SIGKILL, self._stop_signal(container))
 
     def _stop_signal(self, container: Container) -> int:
         """As the runtime chooses it."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from weft.errors import Conflict
+from weft.errors import Conflict, NotFound
 from weft.model.container import (
     END_NOT_SEEN,
     Container,
@@ -84,6 +84,10 @@ class Box:
     @property
     def uses_mounts(self) -> bool:
         return self.has_mounts and not self.ended.is_set()
+
+    def check_not_removed(self) -> None:
+        if self.removed:
+            raise NotFound(f"No such container: {self.container.id}")
 
     def check_not_paused(self, what: str) -> None:
         """Raises `Conflict` with Docker's text."""

@@ -218,7 +218,7 @@ class ConmonRuntime:
         """Makes an ended container again from its own files. A running container is no error."""
         box = self._box(id)
         async with box.lock:
-            self._check_not_removed(box)
+            box.check_not_removed()
             if box.is_running:
                 return box.container
             if box.is_prepared or box.container.state is ContainerState.EXITED:
@@ -495,7 +495,3 @@ class ConmonRuntime:
             return self._boxes[id]
         except KeyError:
             raise NotFound(f"No such container: {id}") from None
-
-    def _check_not_removed(self, box: Box) -> None:
-        if box.removed:
-            raise NotFound(f"No such container: {box.container.id}")

@@ -3,23 +3,23 @@ daemon/container.go, `verifyContainerSettings`, and daemon/daemon_unix.go,
 `verifyPlatformContainerResources`). What needs the host is checked by the runtime."""
 
 import re
+from collections.abc import Collection
 
 import msgspec
 
 from weft.control.requests.log_drivers import check_log_driver
 from weft.control.requests.mounts import validate_mounts
+from weft.control.requests.process_settings import check_process, validate_hostname
 from weft.control.requests.validation import validate_health_check, validate_privileges
 from weft.errors import InvalidArgument, clip
 from weft.model.container_request import ContainerRequest
 from weft.model.limits import DeviceLimits, FurtherLimits
 from weft.model.plain_container import PlainContainer
-from weft.model.service import ContainerSpec, Resources
+from weft.model.service import ContainerSpec, Mount, Resources
 from weft.model.volume import clean
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _CPUSET = re.compile(r"[0-9]{1,5}(?:-[0-9]{1,5})?(?:,[0-9]{1,5}(?:-[0-9]{1,5})?)*")
-_HOSTNAME = 64
-"""Characters, as uname(2) has room for."""
 _PERIODS = range(1000, 1_000_001)
 _WEIGHTS = range(10, 1001)
 
@@ -44,18 +44,9 @@ def check_container_name(name: str) -> None:
 
 def _validate_spec(spec: ContainerSpec, plain: PlainContainer) -> None:
     written = {clean(target) for target in plain.written.tmpfs}
-    validate_mounts([
-        msgspec.structs.replace(mount, tmpfs_options=())
-        if mount.type == "tmpfs" and clean(mount.target) in written
-        else mount
-        for mount in spec.mounts
-    ])
-    if spec.dir and not spec.dir.startswith("/"):
-        raise InvalidArgument(
-            f"the working directory '{clip(spec.dir)}' is invalid, it needs to be an absolute path"
-        )
-    if len(spec.hostname) > _HOSTNAME or "\0" in spec.hostname or "\n" in spec.hostname:
-        raise InvalidArgument(f"invalid hostname format: {clip(spec.hostname)}")
+    validate_mounts([_plainly(mount, written) for mount in spec.mounts])
+    check_process(spec, host_network=plain.modes.network == "host")
+    validate_hostname(spec.hostname)
     for line in spec.env:
         if not line or line.startswith("="):
             raise InvalidArgument(f"invalid environment variable: {clip(line)}")
@@ -66,6 +57,14 @@ def _validate_spec(spec: ContainerSpec, plain: PlainContainer) -> None:
     validate_privileges(spec.privileges)
     if spec.healthcheck is not None:
         validate_health_check(spec.healthcheck)
+
+
+def _plainly(mount: Mount, tmpfs: Collection[str]) -> Mount:
+    """The mount without options that only `Tmpfs` may have, which are checked where they are
+    read."""
+    if mount.type == "tmpfs" and clean(mount.target) in tmpfs:
+        return msgspec.structs.replace(mount, tmpfs_options=())
+    return mount
 
 
 def _validate_rest(plain: PlainContainer) -> None:

@@ -16,12 +16,13 @@ MAX_HOSTNAME = 64
 def validate_process(spec: ContainerSpec, *, host_network: bool) -> None:
     """`spec`: with the values of its templates. Raises `InvalidArgument`."""
     try:
-        _check(spec, host_network)
+        check_process(spec, host_network=host_network)
     except InvalidArgument as error:
         raise InvalidArgument(f"ContainerSpec: {error}") from None
 
 
-def _check(spec: ContainerSpec, host_network: bool) -> None:
+def check_process(spec: ContainerSpec, *, host_network: bool) -> None:
+    """As `validate_process`, without the name of the service's part."""
     for name in spec.cap_add:
         capability("CapabilityAdd", name)
     for name in spec.cap_drop:
