@@ -250,10 +250,10 @@ class HostNode:
         return self.plain if container.is_plain else self.engine
 
     async def connect_container(self, container: Container, settings: EndpointSettings) -> None:
-        await self.engine.local.attach(container.id, settings)
+        await self.plain.connect(container, settings)
 
     async def disconnect_container(self, container: Container, network: str, force: bool) -> None:
-        await self.engine.local.detach(container.id, network, force)
+        await self.plain.disconnect(container, network, force)
 
     @property
     def _networking(self) -> Networking | None:
@@ -271,9 +271,6 @@ class HostNode:
     ) -> Mapping[str, tuple[LocalNetwork, LocalEndpoint]]:
         own = self.engine.local.endpoints(id)
         return own or (self._networking.container_networks(id) if self._networking else {})
-        if own := self.engine.local.endpoints(id):
-            return own
-        return self._networking.container_networks(id) if self._networking is not None else {}
 
     def container_gateway(self, id: ContainerId) -> LocalEndpoint | None:
         return self._networking.container_gateway(id) if self._networking is not None else None

@@ -19,10 +19,12 @@ import msgspec
 
 from weft.engine.engine import Engine
 from weft.engine.plain_config import Place, plain_config, started_config, wanted_ports
-from weft.errors import Conflict, NotFound, WeftError, described
+from weft.errors import Conflict, Forbidden, NotFound, WeftError, described
 from weft.model.addresses import Port, Protocol
+from weft.model.bridge_network import DEFAULT_NETWORK
 from weft.model.container import Container, ContainerConfig, ContainerState
 from weft.model.container_request import ContainerRequest
+from weft.model.endpoint_settings import EndpointSettings
 from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.plain_container import PlainContainer, restart_pause
@@ -195,6 +197,50 @@ class PlainContainers:
         self._engine.local.rename(container.id, name)
         self._engine.events.container("rename", renamed, oldName=f"/{old}")
 
+    async def connect(self, container: Container, settings: EndpointSettings) -> None:
+        """Connects to one more network, at once if the container runs and else when it is started.
+        Raises `Forbidden` with Docker's texts."""
+        plain = _settings(container)
+        if not plain.networks:
+            raise Forbidden(
+                f"container {container.id} has the network mode {plain.modes.network}: it cannot be"
+                " connected to other networks"
+            )
+        name = self._engine.local.get(settings.network).name
+        if name in self._networks(plain):
+            raise Forbidden(f"endpoint with name {container.config.name} already exists in network"
+                            f" {name}")  # fmt: skip
+        if container.state is ContainerState.RUNNING:
+            await self._engine.local.attach(container.id, settings)
+        await self._keep_networks(container, (*plain.networks, settings))
+
+    async def disconnect(self, container: Container, network: str, force: bool) -> None:
+        """`force`: a container that is not on the network is no error."""
+        plain, name = _settings(container), self._engine.local.get(network).name
+        if container.state is ContainerState.RUNNING:
+            await self._engine.local.detach(container.id, network, force)
+        elif name not in self._networks(plain) and not force:
+            raise NotFound(f"container {container.id} is not connected to network {name}")
+        kept = tuple(each for each in plain.networks if self._name(each.network) != name)
+        await self._keep_networks(container, kept)
+
+    def _networks(self, plain: PlainContainer) -> set[str]:
+        return {self._name(settings.network) for settings in plain.networks}
+
+    def _name(self, reference: str) -> str:
+        """Of a network, which may be gone."""
+        try:
+            return self._engine.local.get(reference).name
+        except WeftError:
+            return reference
+
+    async def _keep_networks(
+        self, container: Container, networks: tuple[EndpointSettings, ...]
+    ) -> None:
+        plain = msgspec.structs.replace(_settings(container), networks=networks)
+        config = msgspec.structs.replace(self._get(container.id).config, plain=plain)
+        await self._engine.runtime.configure(config)
+
     async def remove(self, id: ContainerId, *, volumes: bool) -> None:
         """One that runs dies first."""
         life = self._life(id)
@@ -261,6 +307,9 @@ class PlainContainers:
         """The configuration with the network that the container has from now on."""
         engine, plain = self._engine, config.plain or PlainContainer()
         place = Place(host=engine.host(self._hostname), containers=engine.containers)
+        if plain.modes.network != "host":
+            gateway = engine.local.get(DEFAULT_NETWORK).gateway
+            place = msgspec.structs.replace(place, gateway=gateway)
         if plain.networks:
             ports = wanted_ports(plain, self._exposed(config))
             sandbox = await engine.local.connect(
