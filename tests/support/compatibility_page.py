@@ -37,6 +37,7 @@ _REQUESTS: Mapping[str, str] = {
     "DisconnectWire": "`network disconnect`",
     "VolumeWire": "a volume",
     "DataWire": "a secret or config",
+    "NewContainerWire": "a container",
     "ExecWire": "`exec`",
     "ExecStartWire": "the start of `exec`",
     "AuthWire": "`/auth`",

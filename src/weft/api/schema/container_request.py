@@ -16,7 +16,6 @@ from weft.api.schema.container_wire import (
     HostConfigWire,
     NewContainerWire,
     RateWire,
-    ResourcesWire,
     RestartPolicyWire,
     WeightWire,
 )
@@ -343,13 +342,13 @@ def _binding_from(text: str, wire: BindingWire) -> PortBinding:
 # --- limits
 
 
-def limits_from(wire: HostConfigWire | ResourcesWire) -> Resources:
+def limits_from(wire: HostConfigWire) -> Resources:
     return Resources(
         nano_cpus=wire.nano_cpus, memory=max(wire.memory, 0), pids=max(wire.pids_limit, 0)
     )
 
 
-def further_from(wire: HostConfigWire | ResourcesWire) -> FurtherLimits:
+def further_from(wire: HostConfigWire) -> FurtherLimits:
     swappiness = wire.memory_swappiness
     return FurtherLimits(
         cpu_shares=wire.cpu_shares,

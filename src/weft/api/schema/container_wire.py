@@ -48,38 +48,6 @@ class RateWire(Wire, frozen=True):
     rate: Count = 0
 
 
-class ResourcesWire(Wire, frozen=True):
-    """The part of `HostConfigWire` that `POST /containers/{id}/update` has, too."""
-
-    lacks: ClassVar[tuple[str, ...]] = (
-        "CgroupParent", "CpuRealtimePeriod", "CpuRealtimeRuntime", "DeviceCgroupRules", "DeviceRequests", "KernelMemory",
-        "KernelMemoryTCP", "CpuCount", "CpuPercent", "IOMaximumIOps", "IOMaximumBandwidth", "Devices", "Ulimits",
-    )  # fmt: skip
-
-    cpu_shares: Signed = 0
-    memory: Signed = 0
-    nano_cpus: Signed = 0
-    blkio_weight: Short = 0
-    blkio_weight_device: Annotated[tuple[WeightWire, ...], FEW] = ()
-    blkio_device_read_bps: Annotated[tuple[RateWire, ...], FEW] = ()
-    blkio_device_write_bps: Annotated[tuple[RateWire, ...], FEW] = ()
-    blkio_device_read_iops: Annotated[tuple[RateWire, ...], FEW] = field(
-        name="BlkioDeviceReadIOps", default=()
-    )
-    blkio_device_write_iops: Annotated[tuple[RateWire, ...], FEW] = field(
-        name="BlkioDeviceWriteIOps", default=()
-    )
-    cpu_period: Signed = 0
-    cpu_quota: Signed = 0
-    cpuset_cpus: str = ""
-    cpuset_mems: str = ""
-    memory_reservation: Signed = 0
-    memory_swap: Signed = 0
-    memory_swappiness: Signed | None = None
-    oom_kill_disable: bool = False
-    pids_limit: Signed = 0
-
-
 class HostConfigWire(Wire, frozen=True):
     lacks: ClassVar[tuple[str, ...]] = (
         "VolumeDriver", "Links", "Cgroup", "StorageOpt", "CgroupParent", "CpuRealtimePeriod", "CpuRealtimeRuntime",
@@ -125,7 +93,6 @@ class HostConfigWire(Wire, frozen=True):
     init: bool | None = None
     devices: Annotated[tuple[DeviceWire, ...], FEW] = ()
     ulimits: Annotated[tuple[UlimitWire, ...], FEW] = ()
-    # `ResourcesWire` has the rest, field by field.
     cpu_shares: Signed = 0
     memory: Signed = 0
     nano_cpus: Signed = 0
