@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from weft.engine.container_config import HOST_GATEWAY
 from weft.engine.engine import Engine
 from weft.engine.plain_config import Place, plain_config, started_config, wanted_ports
 from weft.errors import Conflict, Forbidden, NotFound, WeftError, described
@@ -307,7 +308,8 @@ class PlainContainers:
         """The configuration with the network that the container has from now on."""
         engine, plain = self._engine, config.plain or PlainContainer()
         place = Place(host=engine.host(self._hostname), containers=engine.containers)
-        if plain.modes.network != "host":
+        needs_gateway = any(HOST_GATEWAY in line for line in config.spec.hosts)
+        if needs_gateway and plain.modes.network != "host":
             gateway = engine.local.get(DEFAULT_NETWORK).gateway
             place = msgspec.structs.replace(place, gateway=gateway)
         if plain.networks:
