@@ -54,9 +54,9 @@ class Maker:
         mount_overlay(layers, directory.upper, directory.work, directory.merged)
 
     async def _fill(self, box: Box) -> None:
-        merged = box.directory.merged
-        await asyncio.to_thread(make_init_files, merged)
-        await self._mounts.populate(merged, box.container.config.mount_points)
+        directory = box.directory
+        await asyncio.to_thread(make_init_files, directory.merged)
+        await self._mounts.populate(directory.merged, box.container.config.mount_points)
 
     async def make(
         self, box: Box, image: Image, files: Sequence[MemoryFile], *, is_new: bool = False
