@@ -211,6 +211,17 @@ def test_events_tell_of_all_of_it(daemon: Daemon) -> None:
     ]
 
 
+def test_update_changes_limits_and_policy_and_keeps_the_rest(daemon: Daemon) -> None:
+    daemon.ok("run", "-d", "--name", "web", "-m", "64m", "--cpus", "1", *ALONE, IMAGE)
+    daemon.ok("update", "--cpus", "0.5", "--restart", "always", "web")
+    host = json.loads(daemon.ok("inspect", "web"))[0]["HostConfig"]
+    assert (host["NanoCpus"], host["Memory"]) == (500_000_000, 64 << 20)
+    assert host["RestartPolicy"]["Name"] == "always"
+    assert "Range of blkio weight" in daemon.refused("update", "--blkio-weight", "5", "web")
+    daemon.ok("create", "--rm", "--name", "gone", *ALONE, IMAGE)
+    assert "AutoRemove is enabled" in daemon.refused("update", "--restart", "always", "gone")
+
+
 # --- what inspect shows
 
 
@@ -350,7 +361,12 @@ def test_volumes_of_another_container(daemon: Daemon) -> None:
 def test_containers_of_tasks_stay_the_swarms(manager: Daemon) -> None:
     own = manager.ok("run", "-d", "--name", "own", *ALONE, IMAGE).strip()
     task = manager.container()
-    for command in (["restart", task], ["pause", task], ["rename", task, "other"]):
+    for command in (
+        ["restart", task],
+        ["pause", task],
+        ["rename", task, "other"],
+        ["update", "-m", "64m", task],
+    ):
         assert "not supported by Weft" in manager.refused(*command)
     assert set(manager.ok("ps", "-q", "--no-trunc").split()) == {own, task}
     manager.ok("stop", "-t", "0", "own")

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -136,3 +137,15 @@ async def test_limits_and_namespaces_are_as_asked_for(runtime: ConmonRuntime, ho
 
     assert (await read_all(streams))[1].decode().strip() == os.readlink("/proc/self/ns/uts")
     streams.close()
+
+
+@with_runtime
+async def test_limits_of_a_running_container_can_be_changed(
+    runtime: ConmonRuntime, host: Host
+) -> None:
+    config = plain("sleep", "1000", limits=Resources(pids=20))
+    await runtime.prepare(config)
+    await runtime.start(config.id)
+    await runtime.configure(msgspec.structs.replace(config, limits=Resources(pids=30)))
+    groups = Path("/sys/fs/cgroup").glob(f"**/weft/{config.id}/pids.max")
+    assert {file.read_text() for file in groups} == {"30\n"}

@@ -38,6 +38,7 @@ _REQUESTS: Mapping[str, str] = {
     "VolumeWire": "a volume",
     "DataWire": "a secret or config",
     "NewContainerWire": "a container",
+    "UpdateContainerWire": "`update` of a container",
     "ExecWire": "`exec`",
     "ExecStartWire": "the start of `exec`",
     "AuthWire": "`/auth`",

@@ -18,15 +18,17 @@ from weft.model.health import Health
 from weft.model.host import HostInfo
 from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId
 from weft.model.leadership_status import LeadershipStatus
+from weft.model.limits import FurtherLimits
 from weft.model.local_network import LocalEndpoint, LocalNetwork
 from weft.model.logs import LogsWanted, TaskLog
 from weft.model.membership import InitRequest, JoinRequest, Membership
 from weft.model.meta import Nanoseconds
 from weft.model.network import Network, NetworkSpec
 from weft.model.node import NodeSpec
+from weft.model.plain_container import RestartRule
 from weft.model.registry import AuthSource, RegistryAuth
 from weft.model.secret import DataKind, DataSpec
-from weft.model.service import ServiceSpec
+from weft.model.service import Resources, ServiceSpec
 from weft.model.state import ClusterState
 from weft.model.volume import Volume
 from weft.runtime.base import ImageExchange, Images, Inside, Runtime
@@ -225,6 +227,16 @@ class PlainContainers(Protocol):
 
     async def rename(self, container: Container, name: str) -> None:
         """Raises `Conflict` if the name is taken."""
+        ...
+
+    async def update(
+        self,
+        container: Container,
+        limits: Resources,
+        further: FurtherLimits,
+        restart: RestartRule | None,
+    ) -> None:
+        """`restart`: None for the one that it has."""
         ...
 
     async def prune(self, wanted: Callable[[Container], bool]) -> list[ContainerId]:

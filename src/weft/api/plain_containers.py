@@ -1,4 +1,4 @@
-"""Plain containers of this node: create, start, restart, pause, rename, prune.
+"""Plain containers of this node: create, start, restart, pause, rename, update, prune.
 
 A task's container is its service's: what would change it behind the manager's back is refused."""
 
@@ -14,10 +14,20 @@ from weft.api.filters import label_matches
 from weft.api.grace import grace_of, stop_signal_of
 from weft.api.names import random_name
 from weft.api.schema.common import now, parse_until
-from weft.api.schema.container_request import request_from
-from weft.api.schema.container_wire import NewContainerWire
+from weft.api.schema.container_request import (
+    further_from,
+    limits_from,
+    merged,
+    request_from,
+    restart_from,
+)
+from weft.api.schema.container_wire import NewContainerWire, UpdateContainerWire
 from weft.api.schema.mounts_written import inherited_from
-from weft.control.requests.containers import check_container_name, validate_container
+from weft.control.requests.containers import (
+    check_container_name,
+    validate_container,
+    validate_limits,
+)
 from weft.errors import Conflict, InvalidArgument, NotFound, Unsupported, clip
 from weft.model import references
 from weft.model.container import Container, ContainerState
@@ -140,6 +150,18 @@ async def rename(call: Call) -> web.Response:
     except Conflict as error:
         raise Conflict(f"Error when allocating new name: {error}") from error
     return nothing()
+
+
+async def update(call: Call) -> web.Response:
+    container = find_container(call.node.containers, call.id)
+    _check_plain(container, "update", ": update its service")
+    wire = await call.body(UpdateContainerWire)
+    limits = merged(container.config.limits, limits_from(wire))
+    further = merged(container.config.further, further_from(wire))
+    validate_limits(limits, further)
+    restart = restart_from(wire.restart_policy) if wire.restart_policy.name else None
+    await call.node.plain.update(container, limits, further, restart)
+    return answer({"Warnings": None})
 
 
 def _check_plain(container: Container, verb: str, hint: str) -> None:

@@ -65,7 +65,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/containers/{id}/pause", plain_containers.pause),
     ("POST", "/containers/{id}/unpause", plain_containers.unpause),
     ("POST", "/containers/{id}/rename", plain_containers.rename),
-    ("POST", "/containers/{id}/update", refuse("updating a container (update its service)")),
+    ("POST", "/containers/{id}/update", plain_containers.update),
     ("DELETE", "/containers/{id}", containers.remove),
     ("POST", "/containers/{id}/exec", exec.create),
     ("GET", "/exec/{id}/json", exec.inspect),

@@ -20,15 +20,17 @@ import msgspec
 from weft.engine.container_config import HOST_GATEWAY
 from weft.engine.engine import Engine
 from weft.engine.plain_config import Place, plain_config, started_config, wanted_ports
-from weft.errors import Conflict, Forbidden, NotFound, WeftError, described
+from weft.errors import Conflict, Forbidden, InvalidArgument, NotFound, WeftError, described
 from weft.model.addresses import Port, Protocol
 from weft.model.bridge_network import DEFAULT_NETWORK
 from weft.model.container import Container, ContainerConfig, ContainerState
 from weft.model.container_request import ContainerRequest
 from weft.model.endpoint_settings import EndpointSettings
 from weft.model.ids import ContainerId
+from weft.model.limits import FurtherLimits
 from weft.model.meta import SECOND, Nanoseconds
-from weft.model.plain_container import PlainContainer, restart_pause
+from weft.model.plain_container import PlainContainer, RestartRule, restart_pause
+from weft.model.service import Resources
 from weft.system.supervision import contained, ended
 
 log = logging.getLogger(__name__)
@@ -197,6 +199,26 @@ class PlainContainers:
         renamed = await self._engine.runtime.configure(config)
         self._engine.local.rename(container.id, name)
         self._engine.events.container("rename", renamed, oldName=f"/{old}")
+
+    async def update(
+        self,
+        container: Container,
+        limits: Resources,
+        further: FurtherLimits,
+        restart: RestartRule | None,
+    ) -> None:
+        """Limits and restart policy (None: as it is) from now on, also of one that runs."""
+        plain = _settings(container)
+        if restart is not None and plain.auto_remove:
+            raise InvalidArgument(
+                "Restart policy cannot be updated because AutoRemove is enabled for the container"
+            )
+        if restart is not None:
+            plain = msgspec.structs.replace(plain, restart=restart)
+        config = msgspec.structs.replace(
+            container.config, limits=limits, further=further, plain=plain
+        )
+        self._engine.events.container("update", await self._engine.runtime.configure(config))
 
     async def connect(self, container: Container, settings: EndpointSettings) -> None:
         """Connects to one more network, at once if the container runs and else when it is started.

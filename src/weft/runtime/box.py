@@ -85,6 +85,10 @@ class Box:
     def uses_mounts(self) -> bool:
         return self.has_mounts and not self.ended.is_set()
 
+    def has_other_limits(self, config: ContainerConfig) -> bool:
+        own = self.container.config
+        return (own.limits, own.further) != (config.limits, config.further)
+
     def check_not_removed(self) -> None:
         if self.removed:
             raise NotFound(f"No such container: {self.container.id}")

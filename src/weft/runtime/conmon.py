@@ -211,7 +211,10 @@ class ConmonRuntime:
     async def configure(self, config: ContainerConfig) -> Container:
         box = self._box(config.id)
         check_free(config, (c for c in self.containers() if c.id != config.id))
-        box.write_container(config=config)
+        swap = memory_and_swap(config.limits, self.limits_swap, config.further.memory_swap)
+        if box.is_running and box.has_other_limits(config):
+            await self._oci.update(config.id, box.directory.write_resources(config, swap))
+        box.write_container(config=config, memory_swap=swap)
         return box.container
 
     async def start(self, id: ContainerId, files: Sequence[MemoryFile] = ()) -> Container:

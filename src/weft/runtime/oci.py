@@ -149,6 +149,10 @@ class Oci:
     async def resume(self, id: str) -> None:
         await self._run("unpause", id, "resume")
 
+    async def update(self, id: str, resources: Path) -> None:
+        """Gives the container other limits: those in the file, as the specification has them."""
+        await self._run("update", id, "update", "--resources", str(resources))
+
     def knows(self, id: str) -> bool:
         return (self._state / id).exists()
 

@@ -25,7 +25,8 @@ import msgspec
 
 from weft.errors import Damaged, OperationFailed, cause_of
 from weft.model.codec import decode_hook, encode_hook
-from weft.model.container import Container
+from weft.model.container import Container, ContainerConfig
+from weft.runtime.limits_document import resources
 from weft.system.files import make_directory, replace_file
 from weft.system.process import ProcessId
 from weft.system.trees import remove_tree
@@ -92,6 +93,12 @@ class Directory:
         """Raises `OperationFailed`."""
         for name, content in files.items():
             self._write(name, content, 0o644 if name in _SEEN_INSIDE else 0o600)
+
+    def write_resources(self, config: ContainerConfig, swap: int) -> Path:
+        """For the OCI runtime. `swap`: see `Container.memory_swap`. Raises `InvalidArgument`,
+        `OperationFailed`."""
+        self._write("resources.json", msgspec.json.encode(resources(config, swap)))
+        return self.path / "resources.json"
 
     def _write(self, name: str, content: bytes, mode: int = 0o600) -> None:
         """Writes the file whole or not at all."""

@@ -6,7 +6,9 @@ container makes sense."""
 
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
-from typing import cast, get_args
+from typing import TypeVar, cast, get_args
+
+import msgspec
 
 from weft.api.schema.common import parse_address
 from weft.api.schema.container_wire import (
@@ -17,6 +19,7 @@ from weft.api.schema.container_wire import (
     NewContainerWire,
     RateWire,
     RestartPolicyWire,
+    UpdateContainerWire,
     WeightWire,
 )
 from weft.api.schema.healthcheck import health_check_from
@@ -43,6 +46,7 @@ from weft.model.plain_container import (
 )
 from weft.model.service import ContainerSpec, Mount, Resources, Ulimit
 
+T = TypeVar("T", bound=msgspec.Struct)
 Find = Callable[[str], str]
 """Finds the id of the container that a user names. Raises `NotFound`."""
 MAX_PORT = 2**16 - 1
@@ -342,13 +346,13 @@ def _binding_from(text: str, wire: BindingWire) -> PortBinding:
 # --- limits
 
 
-def limits_from(wire: HostConfigWire) -> Resources:
+def limits_from(wire: HostConfigWire | UpdateContainerWire) -> Resources:
     return Resources(
         nano_cpus=wire.nano_cpus, memory=max(wire.memory, 0), pids=max(wire.pids_limit, 0)
     )
 
 
-def further_from(wire: HostConfigWire) -> FurtherLimits:
+def further_from(wire: HostConfigWire | UpdateContainerWire) -> FurtherLimits:
     swappiness = wire.memory_swappiness
     return FurtherLimits(
         cpu_shares=wire.cpu_shares,
@@ -376,3 +380,16 @@ def _throttles(wires: Iterable[RateWire | WeightWire]) -> tuple[Throttle, ...]:
         Throttle(wire.path, wire.rate if isinstance(wire, RateWire) else wire.weight)
         for wire in wires
     )
+
+
+def merged(old: T, new: T) -> T:
+    """The old limits, with the new ones where those say something: in an update, 0 and absent mean
+    that the limit stays."""
+    said = {
+        field: value
+        for field in old.__struct_fields__
+        if (value := getattr(new, field)) not in (0, "", None, (), False, DeviceLimits())
+    }
+    if isinstance(old, FurtherLimits) and isinstance(new, FurtherLimits):
+        said["devices"] = merged(old.devices, new.devices)
+    return msgspec.structs.replace(old, **said)

@@ -169,3 +169,36 @@ class NewContainerWire(Wire, frozen=True):
     """Of no effect on Linux but for what is built from the container; shown nowhere."""
     host_config: HostConfigWire = HostConfigWire()
     networking_config: NetworkingWire = NetworkingWire()
+
+
+class UpdateContainerWire(Wire, frozen=True):
+    """`POST /containers/{id}/update`"""
+
+    lacks: ClassVar[tuple[str, ...]] = (
+        "CgroupParent", "CpuRealtimePeriod", "CpuRealtimeRuntime", "DeviceCgroupRules", "DeviceRequests", "KernelMemory",
+        "KernelMemoryTCP", "CpuCount", "CpuPercent", "IOMaximumIOps", "IOMaximumBandwidth", "Devices", "Ulimits",
+    )  # fmt: skip
+
+    restart_policy: RestartPolicyWire = RestartPolicyWire()
+    cpu_shares: Signed = 0
+    memory: Signed = 0
+    nano_cpus: Signed = 0
+    blkio_weight: Short = 0
+    blkio_weight_device: Annotated[tuple[WeightWire, ...], FEW] = ()
+    blkio_device_read_bps: Annotated[tuple[RateWire, ...], FEW] = ()
+    blkio_device_write_bps: Annotated[tuple[RateWire, ...], FEW] = ()
+    blkio_device_read_iops: Annotated[tuple[RateWire, ...], FEW] = field(
+        name="BlkioDeviceReadIOps", default=()
+    )
+    blkio_device_write_iops: Annotated[tuple[RateWire, ...], FEW] = field(
+        name="BlkioDeviceWriteIOps", default=()
+    )
+    cpu_period: Signed = 0
+    cpu_quota: Signed = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    memory_reservation: Signed = 0
+    memory_swap: Signed = 0
+    memory_swappiness: Signed | None = None
+    oom_kill_disable: bool = False
+    pids_limit: Signed = 0
