@@ -192,6 +192,17 @@ def test_routes_and_foreign_bridges_are_kept_clear_of(tmp_path: Path) -> None:
     )
 
 
+def test_a_port_at_one_address_is_not_taken_at_another(tmp_path: Path) -> None:
+    async def story(node: LocalNode, kernel: FakeKernel) -> None:
+        at = [IPv4Address(f"192.0.2.{last}") for last in (1, 2)]
+        await node.run("web", "bridge", ports=[PublishedPort(80, 8080, host_address=at[0])])
+        for address, taken in ((at[0], True), (at[1], False), (None, True)):
+            asked = PublishedPort(81, 8080, host_address=address)
+            assert node.networks.publishes(asked) == taken
+
+    on_a_node(tmp_path, story)
+
+
 # --- beside a swarm
 
 

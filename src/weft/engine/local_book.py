@@ -137,12 +137,8 @@ class LocalBook:
 
     def publishes(self, port: PublishedPort) -> bool:
         """Whether the host's port belongs to one of this node's own containers."""
-        return any(
-            (taken.protocol, taken.published) == (port.protocol, port.published)
-            and (not taken.host_address or not port.host_address or taken == port)
-            for place in self.sandboxes.values()
-            for taken in place.ports
-        )
+        own = (taken for place in self.sandboxes.values() for taken in place.ports)
+        return any(taken.meets(port) for taken in own)
 
     # --- changes, on disk when they return
 
