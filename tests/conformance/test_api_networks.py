@@ -4,10 +4,12 @@ a worker."""
 import json
 import re
 import shutil
+from typing import Any
 
 import pytest
 
 from tests.conformance.client import Daemon
+from tests.support.fake_images import IMAGE
 from tests.support.local_node import container_id
 from weft.model.endpoint_settings import EndpointSettings
 from weft.model.service import ContainerSpec
@@ -109,3 +111,47 @@ def test_networks_of_a_node_and_of_its_swarm(manager: Daemon, worker: Daemon) ->
 def test_what_no_network_can_be(daemon: Daemon, arguments: list[str], text: str) -> None:
     assert text in daemon.refused("network", "create", *arguments)
     assert names(daemon) == ["bridge", "host", "none"]
+
+
+def settings(daemon: Daemon, name: str) -> dict[str, Any]:
+    seen = json.loads(daemon.ok("inspect", name))[0]["NetworkSettings"]
+    assert isinstance(seen, dict)
+    return seen
+
+
+def test_containers_join_and_leave_networks(daemon: Daemon) -> None:
+    daemon.ok("network", "create", "back")
+    daemon.ok("network", "create", "--subnet", "10.8.0.0/24", "front")
+    daemon.ok("run", "-d", "--name", "web", IMAGE, "sleep", "1000")
+    seen = settings(daemon, "web")
+    assert (seen["IPAddress"], seen["Gateway"]) == ("172.17.0.2", "172.17.0.1")
+    daemon.ok("network", "connect", "--ip", "10.8.0.9", "--alias", "www", "front", "web")
+    assert "already exists in network front" in daemon.refused("network", "connect", "front", "web")
+    front = settings(daemon, "web")["Networks"]["front"]
+    assert (front["IPAddress"], front["Gateway"], front["Aliases"], front["IPAMConfig"]) == (
+        "10.8.0.9", "10.8.0.1", ["www"], {"IPv4Address": "10.8.0.9"},
+    )  # fmt: skip
+    daemon.ok("network", "disconnect", "bridge", "web")
+    assert list(settings(daemon, "web")["Networks"]) == ["front"]
+    assert settings(daemon, "web")["IPAddress"] == ""
+    daemon.ok("stop", "-t", "1", "web")
+    daemon.ok("network", "connect", "back", "web")
+    daemon.ok("network", "disconnect", "front", "web")
+    assert "is not connected to network front" in daemon.refused(
+        "network", "disconnect", "front", "web"
+    )
+    daemon.ok("network", "disconnect", "-f", "front", "web")
+    daemon.ok("start", "web")
+    back = settings(daemon, "web")["Networks"]
+    assert [(name, place["IPAddress"]) for name, place in back.items()] == [("back", "172.18.0.2")]
+    daemon.ok("run", "-d", "--name", "alone", "--network", "none", IMAGE, "sleep", "1000")
+    assert "the network mode none" in daemon.refused("network", "connect", "back", "alone")
+    daemon.ok("rm", "-f", "web", "alone")
+    assert daemon.ok("network", "prune", "-f").split() == ["Deleted", "Networks:", "back", "front"]
+
+
+def test_a_task_is_on_the_networks_of_its_service_only(manager: Daemon) -> None:
+    manager.ok("network", "create", "own")
+    id = manager.container()
+    assert "it is a task's" in manager.refused("network", "connect", "own", id)
+    assert "is not connected to network own" in manager.refused("network", "disconnect", "own", id)

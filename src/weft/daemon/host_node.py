@@ -20,7 +20,14 @@ from weft.engine.engine import Engine
 from weft.engine.image_exchange import RecordedExchange
 from weft.engine.networking import Networking
 from weft.engine.plain_containers import PlainContainers
-from weft.errors import Conflict, Damaged, FailedPrecondition, Unavailable
+from weft.errors import (
+    Conflict,
+    Damaged,
+    FailedPrecondition,
+    NotFound,
+    Unavailable,
+    Unsupported,
+)
 from weft.linux.host import Addresses
 from weft.model.container import Container, NodeEvent
 from weft.model.endpoint_settings import EndpointSettings
@@ -250,9 +257,16 @@ class HostNode:
         return self.plain if container.is_plain else self.engine
 
     async def connect_container(self, container: Container, settings: EndpointSettings) -> None:
+        if not container.is_plain:
+            raise Unsupported(
+                f"cannot connect container {container.config.name} to network {settings.network}:"
+                " it is a task's, and tasks are on the networks of their service only"
+            )
         await self.plain.connect(container, settings)
 
     async def disconnect_container(self, container: Container, network: str, force: bool) -> None:
+        if not container.is_plain:
+            raise NotFound(f"container {container.id} is not connected to network {network}")
         await self.plain.disconnect(container, network, force)
 
     @property

@@ -15,6 +15,7 @@ from weft.api.schema.container_host import bindings, host_config_json, network_m
 from weft.api.schema.healthcheck import health_check_json, health_json, health_text
 from weft.api.schema.mount import mount_point_json
 from weft.model.addresses import mac_for
+from weft.model.bridge_network import DEFAULT_NETWORK
 from weft.model.container import Container, ContainerState, ImageConfig
 from weft.model.endpoint_settings import EndpointSettings
 from weft.model.health import Health
@@ -249,6 +250,8 @@ def _network_settings_json(container: Container, environment: ContainerContext) 
     sandbox = container.config.sandbox_id if container.state == ContainerState.RUNNING else ""
     exposed: Json = dict.fromkeys(_exposed(container, environment.image))
     ports = exposed | bindings(container, ANY) if sandbox else {}
+    networks = _networks_json(container, environment)
+    on_default = networks.get(DEFAULT_NETWORK) or {}
     return {
         "Bridge": "",
         "SandboxID": sandbox,
@@ -259,15 +262,15 @@ def _network_settings_json(container: Container, environment: ContainerContext) 
         "LinkLocalIPv6PrefixLen": 0,
         "SecondaryIPAddresses": None,
         "SecondaryIPv6Addresses": None,
-        "EndpointID": "",
-        "Gateway": "",
+        "EndpointID": on_default.get("EndpointID", ""),
+        "Gateway": on_default.get("Gateway", ""),
         "GlobalIPv6Address": "",
         "GlobalIPv6PrefixLen": 0,
-        "IPAddress": "",
-        "IPPrefixLen": 0,
+        "IPAddress": on_default.get("IPAddress", ""),
+        "IPPrefixLen": on_default.get("IPPrefixLen", 0),
         "IPv6Gateway": "",
-        "MacAddress": "",
-        "Networks": _networks_json(container, environment),
+        "MacAddress": on_default.get("MacAddress", ""),
+        "Networks": networks,
     }
 
 
@@ -279,7 +282,8 @@ def _networks_json(container: Container, environment: ContainerContext) -> Json:
     if plain.modes.network in ("host", "none"):
         wanted[plain.modes.network] = EndpointSettings(network=plain.modes.network)
     found = {
-        name: _attachment_json(container, *place) for name, place in environment.networks.items()
+        name: _attachment_json(container, *place, _settings_of(wanted, place[0]))
+        for name, place in environment.networks.items()
     }
     have = {id for name, id in ids.items() if name in found}
     return found | {
@@ -287,6 +291,16 @@ def _networks_json(container: Container, environment: ContainerContext) -> Json:
         for name, settings in wanted.items()
         if name not in found and not any(id.startswith(name) for id in have)
     }
+
+
+def _settings_of(
+    wanted: Mapping[str, EndpointSettings], network: LocalNetwork
+) -> EndpointSettings | None:
+    """What the user asked for on the network, by whatever name the user called it."""
+    for name, settings in wanted.items():
+        if name == network.name or network.id.startswith(name):
+            return settings
+    return None
 
 
 def _wanted_json(settings: EndpointSettings, network: str) -> Json:
@@ -310,16 +324,24 @@ def _wanted_json(settings: EndpointSettings, network: str) -> Json:
     }
 
 
-def _attachment_json(container: Container, network: LocalNetwork, endpoint: LocalEndpoint) -> Json:
+def _attachment_json(
+    container: Container,
+    network: LocalNetwork,
+    endpoint: LocalEndpoint,
+    settings: EndpointSettings | None,
+) -> Json:
+    """`settings`: None for a task, whose address the swarm has chosen."""
     address = endpoint.address.ip
+    is_asked = settings is None or settings.address is not None
+    names = dict.fromkeys((container.config.name, container.id[:12], *endpoint.aliases))
     return {
-        "IPAMConfig": {"IPv4Address": str(address)},
+        "IPAMConfig": {"IPv4Address": str(address)} if is_asked else None,
         "Links": None,
-        "Aliases": None,
-        "MacAddress": mac_for(address),
+        "Aliases": list(endpoint.aliases) or None if settings is not None else None,
+        "MacAddress": endpoint.mac or mac_for(address),
         "NetworkID": network.id,
         "EndpointID": endpoint.endpoint_id,
-        "Gateway": "",
+        "Gateway": _gateway_of(network),
         "IPAddress": str(address),
         "IPPrefixLen": endpoint.address.network.prefixlen,
         "IPv6Gateway": "",
@@ -327,10 +349,14 @@ def _attachment_json(container: Container, network: LocalNetwork, endpoint: Loca
         "GlobalIPv6PrefixLen": 0,
         "DriverOpts": None,
         "GwPriority": 0,
-        "DNSNames": list(
-            dict.fromkeys((container.config.name, container.id[:12], *endpoint.aliases))
-        ),
+        "DNSNames": list(names) if network.name != DEFAULT_NETWORK else None,
     }
+
+
+def _gateway_of(network: LocalNetwork) -> str:
+    """An overlay has no gateway: its containers have an endpoint on docker_gwbridge for that."""
+    is_way_out = network.driver == "bridge" and not network.internal and network.pools
+    return network.pools[0][1] if is_way_out else ""
 
 
 def exec_json(exec: Exec, attached: tuple[bool, bool, bool], exit_code: int | None) -> Json:
