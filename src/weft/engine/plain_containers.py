@@ -20,7 +20,15 @@ import msgspec
 from weft.engine.container_config import HOST_GATEWAY
 from weft.engine.engine import Engine
 from weft.engine.plain_config import Place, plain_config, started_config, wanted_ports
-from weft.errors import Conflict, Forbidden, InvalidArgument, NotFound, WeftError, described
+from weft.errors import (
+    Conflict,
+    Forbidden,
+    InvalidArgument,
+    NotFound,
+    Unsupported,
+    WeftError,
+    described,
+)
 from weft.model.addresses import Port, Protocol
 from weft.model.bridge_network import DEFAULT_NETWORK
 from weft.model.container import Container, ContainerConfig, ContainerState
@@ -451,5 +459,10 @@ class PlainContainers:
 
 
 def _settings(container: Container) -> PlainContainer:
-    assert container.config.plain is not None, "not a container of the swarm"
+    """Raises `Unsupported` for the container of a task."""
+    if container.config.plain is None:
+        raise Unsupported(
+            f"cannot change container {container.config.name}: not supported by Weft: it is a"
+            " task's, update its service"
+        )
     return container.config.plain
