@@ -83,7 +83,7 @@ class ManagedNode(WholeNode):
 
     async def _second_node(self) -> FakeAgent:
         csr = authority.request(authority.make_key(os.urandom))
-        token = self.manager.swarm.cluster.join_tokens.worker
+        token = (await self.manager.swarm.join_tokens()).worker
         identity = await admitted(self.manager, token, "node2", AGENT_ADDRESS, csr)
         return FakeAgent(self.manager, identity, "node2", AGENT_ADDRESS, time.time_ns)
 

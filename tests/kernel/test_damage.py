@@ -116,7 +116,7 @@ def test_a_manager_alone_without_its_credentials_issues_itself_others(
 ) -> None:
     async def scene(manager: Host, other: Host) -> None:
         containers, data = await serve(manager, manager), manager.environment.data
-        await other.join(manager.listen, manager.manager.swarm.cluster.join_tokens.worker)
+        await other.join(manager.listen, (await manager.manager.swarm.join_tokens()).worker)
         await manager.stop()
         damage(data / name, how)
         await manager.resume()
@@ -169,7 +169,7 @@ def test_a_swarm_that_was_lost_is_given_up_when_a_user_says_so(tmp_path: Path) -
 @each_damage
 def test_a_node_without_its_membership_is_no_free_node(tmp_path: Path, how: str) -> None:
     async def scene(manager: Host, other: Host) -> None:
-        await other.join(manager.listen, manager.manager.swarm.cluster.join_tokens.worker)
+        await other.join(manager.listen, (await manager.manager.swarm.join_tokens()).worker)
         await serve(manager, other)
         for host in (manager, other):
             data = host.environment.data
@@ -191,7 +191,7 @@ def test_a_node_without_its_membership_is_no_free_node(tmp_path: Path, how: str)
 @pytest.mark.parametrize("name", CREDENTIALS)
 def test_a_worker_without_its_credentials_runs_on(tmp_path: Path, name: str, how: str) -> None:
     async def scene(manager: Host, worker: Host) -> None:
-        await worker.join(manager.listen, manager.manager.swarm.cluster.join_tokens.worker)
+        await worker.join(manager.listen, (await manager.manager.swarm.join_tokens()).worker)
         containers, data = await serve(manager, worker), worker.environment.data
         await worker.stop()
         whole = (data / name).read_bytes()
@@ -222,7 +222,7 @@ def test_a_worker_without_its_credentials_runs_on(tmp_path: Path, name: str, how
 @pytest.mark.parametrize("name", AGENTS)
 def test_what_an_agent_knew_comes_back(tmp_path: Path, name: str, how: str) -> None:
     async def scene(manager: Host, worker: Host) -> None:
-        await worker.join(manager.listen, manager.manager.swarm.cluster.join_tokens.worker)
+        await worker.join(manager.listen, (await manager.manager.swarm.join_tokens()).worker)
         await serve(manager, worker)
         await worker.stop()
         damage(worker.environment.data / name, how)
@@ -248,7 +248,7 @@ ETCD_MENDS = {("member/snap/db", "empty"), ("member/wal", "cut")}
 
 async def two_managers(manager: Host, second: Host) -> EtcdMember:
     """The second's part of the store, which its daemon has not."""
-    await second.join(manager.listen, manager.manager.swarm.cluster.join_tokens.manager)
+    await second.join(manager.listen, (await manager.manager.swarm.join_tokens()).manager)
     await until(
         lambda: (
             len(manager.manager.swarm.leadership_status.present)

@@ -146,7 +146,7 @@ def node(asked: Host, of: Host) -> Node:
 async def two(host: Callable[..., Host]) -> tuple[Host, Host]:
     first, second = host(11), host(12)
     await first.init()
-    await second.join(first.listen, first.manager.swarm.cluster.join_tokens.manager)
+    await second.join(first.listen, (await first.manager.swarm.join_tokens()).manager)
     await until(
         lambda: (
             second.up.manager is not None and node(first, second).manager_address == second.listen
@@ -182,7 +182,7 @@ def test_a_worker_is_promoted_and_a_manager_is_demoted(tmp_path: Path) -> None:
     async def scene(etcd: Etcd, host: Callable[..., Host]) -> None:
         first, second = host(11), host(12)
         await first.init()
-        await second.join(first.listen, first.manager.swarm.cluster.join_tokens.worker)
+        await second.join(first.listen, (await first.manager.swarm.join_tokens()).worker)
         await until(lambda: node(first, second).status.state is NodeState.READY)
         await set_role(first, second, "manager")
         await until(
@@ -278,7 +278,7 @@ def test_a_daemon_with_another_store_than_its_swarm_s(tmp_path: Path) -> None:
     async def scene(etcd: Etcd, host: Callable[..., Host]) -> None:
         first = host(11)
         await first.init()
-        token = first.manager.swarm.cluster.join_tokens.manager
+        token = (await first.manager.swarm.join_tokens()).manager
         second = host(12, etcd.at("/nothing/"))
         await second.join(first.listen, token)
         await until(lambda: "there is none; swarm" in second.up.membership.error)
@@ -399,7 +399,7 @@ async def lead(directory: Path, port: int) -> None:
     """What the process does that is to be killed."""
     first = Host(directory, 11, Etcd(directory, port).at())
     await first.init()
-    print(first.listen, first.manager.swarm.cluster.join_tokens.manager, flush=True)
+    print(first.listen, (await first.manager.swarm.join_tokens()).manager, flush=True)
     await asyncio.Event().wait()
 
 

@@ -20,7 +20,7 @@ def test_an_older_state_counts_only_if_it_is_begun_anew(tmp_path: Path) -> None:
         try:
             await manager.init()
             await manager.manager.swarm.create_network(NetworkSpec(name="kept"))
-            await worker.join(manager.listen, manager.manager.swarm.cluster.join_tokens.worker)
+            await worker.join(manager.listen, (await manager.manager.swarm.join_tokens()).worker)
             await until(lambda: worker.up.agent.uplink.connected)
             await manager.stop()
             shutil.copytree(manager.environment.data, tmp_path / "copy", symlinks=True)

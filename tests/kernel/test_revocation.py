@@ -168,7 +168,7 @@ def play(
         try:
             await first.init()
             for host in hosts[1:]:
-                await host.join(first.listen, first.manager.swarm.cluster.join_tokens.manager)
+                await host.join(first.listen, (await first.manager.swarm.join_tokens()).manager)
                 await until(lambda host=host: host.manager)
             for host in hosts:
                 await until(
@@ -257,7 +257,7 @@ def test_no_node_says_anything_to_a_server_with_a_former_key(tmp_path: Path) -> 
         request = LogsRequest(wanted=LogsWanted())
         publish = Publish(subscription="s", manager=first.listen, request=request)
         worker = Host(tmp_path, 49, None)
-        await worker.join(second.listen, first.manager.swarm.cluster.join_tokens.worker)
+        await worker.join(second.listen, (await first.manager.swarm.join_tokens()).worker)
         await until(lambda: worker.up.agent.uplink.connected)
         await demote(first, third)
         await until(lambda: not third.up.is_manager and third.up.manager is None)

@@ -33,7 +33,7 @@ pytestmark = [
 async def two_managers(directory: Path) -> tuple[Host, Host]:
     first, second = Host(directory, 31, None), Host(directory, 32, None)
     await first.init()
-    await second.join(first.listen, first.manager.swarm.cluster.join_tokens.manager)
+    await second.join(first.listen, (await first.manager.swarm.join_tokens()).manager)
     await until(
         lambda: (
             len(first.manager.swarm.leadership_status.present)

@@ -71,10 +71,10 @@ def test_forged_and_foreign_tokens() -> None:
 
 def test_a_rotated_token_is_worthless() -> None:
     async def attack(target: Swarm, server: SessionServer) -> None:
-        own = target.manager.swarm.cluster
+        own, old = target.manager.swarm.cluster, await target.manager.swarm.join_tokens()
         await target.manager.swarm.update_cluster(own.meta.version, own.spec, True, False)
         with pytest.raises(Forbidden, match="may have been rotated"):
-            await join([target.address], asking(own.join_tokens.worker), own.join_tokens.worker)
+            await join([target.address], asking(old.worker), old.worker)
 
     run(attack)
 
@@ -131,7 +131,7 @@ def test_an_agent_believes_no_manager_that_is_none() -> None:
                         target.members[1].credential_source, partial(list, (address,))
                     )()
                 with pytest.raises(Unavailable, match="verif"):
-                    token = target.manager.swarm.cluster.join_tokens.worker
+                    token = (await target.manager.swarm.join_tokens()).worker
                     await join([address], asking(token), token)
             finally:
                 await impostor.close()
@@ -212,7 +212,7 @@ def test_a_join_that_is_played_again() -> None:
     appears. It is also what a host does that got no answer."""
 
     async def attack(target: Swarm, server: SessionServer) -> None:
-        token = target.manager.swarm.cluster.join_tokens.worker
+        token = (await target.manager.swarm.join_tokens()).worker
         seen: list[AdmissionRequest] = []
 
         def ask(csr: str) -> AdmissionRequest:
@@ -231,7 +231,7 @@ def test_a_join_that_is_played_again() -> None:
                 Credentials(replayed.certificate, authority.private_pem(own), credentials.root)
             )
         raised = msgspec.structs.replace(
-            captured, token=target.manager.swarm.cluster.join_tokens.manager
+            captured, token=(await target.manager.swarm.join_tokens()).manager
         )
         assert (await join([target.address], lambda _: raised, token))[0].role == "worker", (
             "the role is the node's"
@@ -270,7 +270,7 @@ def test_a_man_in_the_middle_never_sees_the_secret() -> None:
             ),
         )
         papers = Credentials(certificate, authority.private_pem(key), own.certificate)
-        token = target.manager.swarm.cluster.join_tokens.worker
+        token = (await target.manager.swarm.join_tokens()).worker
         # He may also pass on the true root; then it is his own certificate that does not follow
         # from it.
         cluster = target.manager.swarm.cluster
@@ -305,7 +305,7 @@ def test_a_root_that_is_too_long() -> None:
         context = tls.server_context(made(target, "m", "manager"))
         babbler = await asyncio.start_server(babble, "127.0.0.1", 0, ssl=context)
         port = babbler.sockets[0].getsockname()[1]
-        token = target.manager.swarm.cluster.join_tokens.worker
+        token = (await target.manager.swarm.join_tokens()).worker
         with pytest.raises(Unavailable, match="the answer is longer than"):
             await join([f"127.0.0.1:{port}"], asking(token), token)
         babbler.close()

@@ -77,7 +77,7 @@ def test_bodies_that_are_too_long_or_make_no_sense(loop: str) -> None:
             status, text = await posted(target, "/v1/join", body)
             assert (status, "malformed request" in text) == (400, True)
         good = codec.encode(
-            asking(target.manager.swarm.cluster.join_tokens.worker, "no request at all")("")
+            asking((await target.manager.swarm.join_tokens()).worker, "no request at all")("")
         )
         status, text = await posted(target, "/v1/join", good)
         assert (status, "malformed request" in text) == (400, True)
@@ -246,7 +246,7 @@ def test_a_thousand_half_open_connections(loop: str, secured: bool) -> None:
                 await asyncio.sleep(0.001)
 
         watching = asyncio.create_task(watch())
-        token = target.manager.swarm.cluster.join_tokens.worker
+        token = (await target.manager.swarm.join_tokens()).worker
         try:
             good = await target.join()
             await target.until(lambda: good.uplink.connected)

@@ -95,6 +95,7 @@ def test_a_sole_manager_that_was_off_for_too_long_issues_its_own(rotates: bool) 
                     founder.credential_source.credentials,
                     virtual_time.clock(),
                     cluster.entropy,
+                    cluster.open_root,
                 )
 
             assert await issued() is None
@@ -136,7 +137,7 @@ def test_a_daemon_whose_certificate_expired_while_its_host_was_off_goes_on(tmp_p
     async def main() -> None:
         host = Host(tmp_path, 1, None)
         await host.init()
-        member, root = host.up.member, host.manager.swarm.cluster.root_ca
+        member, root = host.up.member, host.open_root(host.manager.swarm.cluster.root_ca)
         await host.stop()
         key, begun = (
             authority.make_key(random.Random(1).randbytes),
@@ -172,7 +173,7 @@ async def expire(host: Host, manager: Host) -> Credentials:
     own, good, root = (
         host.up.member,
         host.up._credential_source.credentials,
-        manager.manager.swarm.cluster.root_ca,
+        manager.open_root(manager.manager.swarm.cluster.root_ca),
     )
     key, begun = authority.make_key(random.Random(1).randbytes), time.time_ns() - 100 * 24 * HOUR
     old = authority.issue(
@@ -208,7 +209,7 @@ def test_a_worker_whose_certificate_has_expired_says_so_until_it_has_another(
     async def main() -> None:
         manager, worker = Host(tmp_path, 1, None), Host(tmp_path, 2, None)
         await manager.init()
-        await worker.join(manager.listen, manager.manager.swarm.cluster.join_tokens.worker)
+        await worker.join(manager.listen, (await manager.manager.swarm.join_tokens()).worker)
         await until(lambda: worker.up.agent.uplink.connected)
         assert (worker.up.membership.state, worker.up.membership.error) == ("active", "")
         good = await expire(worker, manager)

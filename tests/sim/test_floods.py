@@ -157,7 +157,7 @@ def test_a_node_that_must_connect_again_gets_in_while_strangers_flood_the_port(
                 assert isinstance(answer, Welcome)
             assert attempts <= 25, "one that the machine was too busy for is no wonder"
             await target.until(lambda: going.count > before + ENOUGH)
-            token = target.manager.swarm.cluster.join_tokens.worker
+            token = (await target.manager.swarm.join_tokens()).worker
             admitted, _ = await join([target.address], lambda csr: admission(token, csr), token)
             assert admitted.node in target.manager.swarm.state.nodes
             limits = DoorLimits()

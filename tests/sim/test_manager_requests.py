@@ -328,11 +328,11 @@ def test_a_node_is_changed_by_who_has_read_it_before_its_status_changed() -> Non
 def test_join_tokens_are_checked_and_rotated() -> None:
     async def scene(swarm: Swarm) -> None:
         manager = swarm.manager
-        old = manager.swarm.cluster.join_tokens
+        old = await manager.swarm.join_tokens()
         await manager.swarm.update_cluster(
             manager.swarm.cluster.meta.version, ClusterSpec(), True, False
         )
-        assert manager.swarm.cluster.join_tokens.manager == old.manager
+        assert (await manager.swarm.join_tokens()).manager == old.manager
         count = len(manager.swarm.state.nodes)
         for token in (old.worker, ""):
             request = AdmissionRequest(

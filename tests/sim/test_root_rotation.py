@@ -19,7 +19,7 @@ def test_a_new_root_arrives_everywhere() -> None:
             await cluster.until(lambda: ready(cluster))
             old, tokens = (
                 cluster.manager.swarm.cluster.root_ca,
-                cluster.manager.swarm.cluster.join_tokens,
+                await cluster.manager.swarm.join_tokens(),
             )
             await rotate(cluster)
             rotation = cluster.manager.swarm.cluster.rotation
@@ -34,8 +34,8 @@ def test_a_new_root_arrives_everywhere() -> None:
                 assert member.credential_source.credentials.root == new
                 assert member.changes[-1] == member.role
             assert {
-                cluster.manager.swarm.cluster.join_tokens.worker,
-                cluster.manager.swarm.cluster.join_tokens.manager,
+                (await cluster.manager.swarm.join_tokens()).worker,
+                (await cluster.manager.swarm.join_tokens()).manager,
             }.isdisjoint((tokens.worker, tokens.manager))
             await cluster.join()
             await cluster.until(lambda: settled(cluster, new))
@@ -136,7 +136,8 @@ def test_to_bring_the_present_root_ends_a_rotation() -> None:
     async def main() -> None:
         async with swarm(virtual_time.clock, workers=2) as cluster:
             await cluster.until(lambda: ready(cluster))
-            away, root = cluster.members[1], cluster.manager.swarm.cluster.root_ca
+            away = cluster.members[1]
+            root = cluster.open_root(cluster.manager.swarm.cluster.root_ca)
             await away.stop()
             await rotate(cluster)
             await cluster.until(

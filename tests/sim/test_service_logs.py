@@ -391,7 +391,7 @@ async def member_swarm(directory: Path, workers: int) -> list[Host]:
     hosts = [Host(directory, number, None) for number in range(31, 32 + workers)]
     await hosts[0].init()
     for host in hosts[1:]:
-        await host.join(hosts[0].listen, hosts[0].manager.swarm.cluster.join_tokens.worker)
+        await host.join(hosts[0].listen, (await hosts[0].manager.swarm.join_tokens()).worker)
     return hosts
 
 

@@ -219,7 +219,9 @@ def test_over_tls(tmp_path: Path) -> None:
         hosts = [Host(tmp_path, number, None) for number in (41, 42)]
         try:
             await hosts[0].init()
-            await hosts[1].join(hosts[0].listen, hosts[0].manager.swarm.cluster.join_tokens.worker)
+            await hosts[1].join(
+                hosts[0].listen, (await hosts[0].manager.swarm.join_tokens()).worker
+            )
             await until(lambda: all(host.up.agent.uplink.connected for host in hosts))
             nodes = [host.up.member.node for host in hosts]
             found = await engine_states(hosts[0].manager.streams, nodes)

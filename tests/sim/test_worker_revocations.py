@@ -89,7 +89,9 @@ async def captor(host: Host, founder: Host) -> AsyncIterator[Captor]:
         begin=time.time_ns(),
         lifetime=HOUR,
     )
-    certificate = authority.issue(cluster.root_ca, authority.request(key), content)
+    certificate = authority.issue(
+        founder.open_root(cluster.root_ca), authority.request(key), content
+    )
     credentials = Credentials(certificate, authority.private_pem(key), cluster.root_ca.certificate)
     own = Captor(f"127.0.0.77:{free_port()}")
     server = SessionServer(own, cluster.id, CredentialSource(credentials, lambda _: None))  # type: ignore[arg-type]
@@ -122,7 +124,7 @@ def play(
         founder, worker = (Host(directory, number, None) for number in (51, 52))
         try:
             await founder.init()
-            await worker.join(founder.listen, founder.manager.swarm.cluster.join_tokens.worker)
+            await worker.join(founder.listen, (await founder.manager.swarm.join_tokens()).worker)
             await until(lambda: worker.up.agent.uplink.connected)
             async with captor(worker, founder) as former:
                 await scene(founder, worker, former)

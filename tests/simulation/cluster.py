@@ -161,7 +161,7 @@ class SimCluster:
         csr = authority.request(key)
 
         async def admitted(manager: Manager) -> Any:
-            tokens = manager.swarm.cluster.join_tokens
+            tokens = await manager.swarm.join_tokens()
             token = tokens.manager if role == "manager" else tokens.worker
             request = AdmissionRequest(
                 token=token,

@@ -32,12 +32,14 @@ from weft.linux.fake_echo import FakeEcho
 from weft.manager.authority import PkiAuthority
 from weft.manager.manager import Manager
 from weft.manager.ports import HostSettings, ManagerPorts
+from weft.manager.vault import KeysInMemory
 from weft.model.assignment import Assignment, AssignmentChange
 from weft.model.ids import NodeId
 from weft.model.node import NodeDescription, Role
 from weft.model.sandbox import NodeFacts
 from weft.model.service import Resources
 from weft.pki.certificate import holder, issuer_id, verify
+from weft.pki.sealing import SealingKey
 from weft.runtime.fake import FakeImages, FakeRuntime
 from weft.runtime.fake_volumes import FakeVolumes
 from weft.session.base import (
@@ -46,6 +48,7 @@ from weft.session.base import (
     ManagerSession,
     MemberRequest,
     PublishRequest,
+    SealingKeyGrant,
     StreamSink,
 )
 from weft.session.fake_streams import MemoryStream
@@ -111,6 +114,7 @@ class SimHost:
         self.identity: Identity | None = None
         """What they say."""
         self.managers: tuple[tuple[NodeId, str], ...] = ()
+        self.sealing_keys = KeysInMemory()
         self.store: StoreKind = "none"
         """Where it keeps the swarm's state."""
         self._follower: RoleFollower | None = None
@@ -291,6 +295,8 @@ class SimHost:
                 probe=self._host_answers,
                 open_echo=lambda: FakeEcho(self._reaches, 2 * LATENCY),
                 relay=self._relay,
+                sealing_keys=self.sealing_keys,
+                ask_keys=self._ask_keys,
             ),
             HostSettings(obstacle="" if kv is not None else "the store is one manager's"),
             kv,
@@ -348,6 +354,12 @@ class SimHost:
         assert self.identity is not None
         host, manager = await self._manager_at(address)
         await self._ask(host, manager.pass_on(self.identity, request))
+
+    async def _ask_keys(self, address: str) -> Sequence[SealingKey]:
+        assert self.identity is not None
+        host, manager = await self._manager_at(address)
+        grant: SealingKeyGrant = await self._ask(host, manager.sealing_keys(self.identity))
+        return grant.keys
 
     async def _publish(self, address: str, subscription: str) -> StreamSink:
         assert self.identity is not None

@@ -82,7 +82,7 @@ def made(
     own = target.manager.swarm.cluster
     key = authority.make_key(os.urandom)
     certificate = authority.issue(
-        root or own.root_ca,
+        root or target.open_root(own.root_ca),
         authority.request(key),
         authority.NodeCertificate(
             node=NodeId(node),

@@ -25,7 +25,8 @@ from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.manager import Manager
 from weft.manager.ports import ManagerPorts
-from weft.model.cluster import ClusterSpec
+from weft.manager.vault import KeysInMemory
+from weft.model.cluster import ClusterSpec, RootCa
 from weft.model.ids import NodeId
 from weft.model.membership import InitRequest
 from weft.model.meta import SECOND, Nanoseconds
@@ -33,6 +34,7 @@ from weft.model.node import NodeDescription, NodeState, Role
 from weft.model.sandbox import NodeFacts
 from weft.pki import authority
 from weft.pki.certificate import fingerprint, holder, signer_id
+from weft.pki.stored_secrets import opened_root
 from weft.session import tls
 from weft.session.base import AdmissionRequest, AgentSession, Connect
 from weft.session.client import Connector
@@ -123,14 +125,18 @@ class Swarm:
         self._numbers = itertools.count(11)
         self._serving: set[asyncio.Task[None]] = set()
         self.members: list[Member] = []
+        self.sealing_keys = KeysInMemory()
         self.manager: Manager
         self.founder: Member
+
+    def open_root(self, root: RootCa) -> RootCa:
+        return opened_root(root, {key.id: key for key in self.sealing_keys.read()}.get)
 
     async def join(self, role: Role = "worker") -> Member:
         """As `client.join` does it, on the way that a session takes as well."""
         key = authority.make_key(self.entropy)
         address = IPv4Address("127.0.0.1") + next(self._numbers)
-        token = getattr(self.manager.swarm.cluster.join_tokens, role)
+        token = getattr(await self.manager.swarm.join_tokens(), role)
         admitted = await self.manager.admit(
             AdmissionRequest(
                 token=token,
@@ -218,7 +224,9 @@ async def swarm(
     )
     request = InitRequest(spec=ClusterSpec(certificate_expiry=expiry, heartbeat=heartbeat))
     cluster, node = await create_swarm(store, request, founder, root, PkiAuthority(), entropy)
-    ports = ManagerPorts(clock=clock, entropy=entropy, authority=PkiAuthority())
+    ports = ManagerPorts(
+        clock=clock, entropy=entropy, authority=PkiAuthority(), sealing_keys=own.sealing_keys
+    )
     own.manager = Manager(NodeId(node.id), store, SoleLeader(node.id), ports)
     key = authority.make_key(entropy)
     certificate = authority.issue(

@@ -65,7 +65,7 @@ class Swarm:
         number = len(self.agents)
         hostname, address = f"node{number + 2}", IPv4Address("10.59.72.12") + number
         identity = await admitted(
-            self.manager, self.manager.swarm.cluster.join_tokens.worker, hostname, address
+            self.manager, (await self.manager.swarm.join_tokens()).worker, hostname, address
         )
         agent = FakeAgent(
             self.manager, identity, hostname, address, virtual_time.clock, behaviour, routes

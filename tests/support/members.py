@@ -14,6 +14,7 @@ from weft.daemon.environment import HostAdapters, NodeEnvironment
 from weft.daemon.swarm_node import SwarmNode
 from weft.errors import Unavailable, WeftError
 from weft.manager.manager import Manager
+from weft.model.cluster import RootCa
 from weft.model.membership import InitRequest, JoinRequest
 from weft.model.node import NodeDescription
 from weft.model.sandbox import NodeFacts
@@ -79,6 +80,9 @@ class Host:
         if self._engine is None:
             self.environment.engine.local.load()
             self._engine = asyncio.create_task(self.environment.engine.run())
+
+    def open_root(self, root: RootCa) -> RootCa:
+        return self.manager._vault.opened_root(root)
 
     async def init(self) -> SwarmNode:
         self._begin()

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from typing import Literal, Protocol
 
 from weft.model.bridge_network import BridgeNetwork, BridgeNetworkSpec
-from weft.model.cluster import Cluster, ClusterSpec, RootCa
+from weft.model.cluster import Cluster, ClusterSpec, JoinTokens, RootCa
 from weft.model.container import Container, NodeEvent
 from weft.model.container_request import ContainerRequest
 from weft.model.endpoint_settings import EndpointSettings
@@ -48,6 +48,10 @@ class Swarm(Protocol):
 
     @property
     def cluster(self) -> Cluster: ...
+
+    async def join_tokens(self) -> JoinTokens:
+        """In clear. Raises `Unavailable` while this manager does not have the sealing key."""
+        ...
 
     @property
     def leadership_status(self) -> LeadershipStatus:

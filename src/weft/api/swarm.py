@@ -17,7 +17,8 @@ from weft.api.schema.swarm import (
 
 
 async def inspect(call: Call) -> web.Response:
-    return answer(cluster_json(call.swarm.cluster))
+    swarm = call.swarm
+    return answer(cluster_json(swarm.cluster, await swarm.join_tokens()))
 
 
 async def init(call: Call) -> web.Response:

@@ -33,16 +33,20 @@ from weft.daemon.running_manager import (
     SharedManager,
     is_revoked,
 )
+from weft.daemon.sealing_key_file import SealingKeyFile
 from weft.daemon.store_part import Door
 from weft.errors import Damaged, NotFound, OperationFailed, Unavailable, WeftError
 from weft.linux import ping
 from weft.manager import certificates
 from weft.manager.authority import PkiAuthority
+from weft.manager.certificates import OpenRoot
 from weft.manager.manager import Manager
 from weft.manager.members import ALONE, Refuse, no_door
 from weft.manager.ports import HostSettings, ManagerPorts
+from weft.model.cluster import RootCa
 from weft.model.ids import ClusterId, NodeId
 from weft.model.state import ClusterState, cluster_of
+from weft.pki.stored_secrets import opened_root
 from weft.session.client import EpochClient
 from weft.session.identity import Credentials, Member
 from weft.session.sealing_keys import SealingKeyClient
@@ -97,7 +101,7 @@ async def open_alone(host: ManagerHost, store: Store | None = None) -> RunningMa
     obstacle = "" if shutil.which("etcd") else NO_ETCD
     async with AsyncExitStack() as opened:
         opened.push_async_callback(store.close)
-        await _renew(host, store)
+        await _renew_if_possible(host, store)
         part = StorePart(store=store, leadership=SoleLeader(host.member().node), obstacle=obstacle)
         manager = await _begin(host, part, opened)
         _beside(opened, _stay_valid(host, store), "certificate")
@@ -113,13 +117,27 @@ def _embedded(data: Path, cluster: ClusterId) -> SqliteStore:
         raise Damaged(LOST.format(where=data / DATABASE, why=cause, advice=advice)) from cause
 
 
-async def reissued(data: Path, member: Member) -> Credentials:
+def opener(sealing_keys: SealingKeyFile) -> OpenRoot:
+    """Opens roots with the keys that this manager's disk has at that time."""
+
+    def open_root(root: RootCa) -> RootCa:
+        return opened_root(root, {key.id: key for key in sealing_keys.read()}.get)
+
+    return open_root
+
+
+async def reissued(data: Path, member: Member, sealing_keys: SealingKeyFile) -> Credentials:
     """New credentials for the swarm's only manager after it has lost its own. Raises `Damaged` if
     the swarm's state is lost as well."""
     store = _embedded(data, member.cluster)
     try:
         return await certificates.reissued(
-            store, member.node, member.advertise_address, time.time_ns(), secrets.token_bytes
+            store,
+            member.node,
+            member.advertise_address,
+            time.time_ns(),
+            secrets.token_bytes,
+            opener(sealing_keys),
         )
     finally:
         await store.close()
@@ -135,6 +153,7 @@ async def _renew(host: ManagerHost, store: Store) -> None:
         credential_source.credentials,
         time.time_ns(),
         secrets.token_bytes,
+        opener(host.sealing_keys),
     )
     if renewed is not None:
         credential_source.replace(renewed)
@@ -146,10 +165,15 @@ async def _stay_valid(host: ManagerHost, store: Store) -> None:
     or the host slept; an expired certificate cannot be used to ask for a new one."""
     while True:
         await asyncio.sleep(VALIDITY_CHECK)
-        try:
-            await _renew(host, store)
-        except WeftError as cause:
-            log.error("credentials.not_renewed node=%s cause=%s", host.member().node, cause)
+        await _renew_if_possible(host, store)
+
+
+async def _renew_if_possible(host: ManagerHost, store: Store) -> None:
+    """A manager without the swarm's sealing key cannot renew it, and does all else."""
+    try:
+        await _renew(host, store)
+    except WeftError as cause:
+        log.error("credentials.not_renewed node=%s cause=%s", host.member().node, cause)
 
 
 async def found(host: ManagerHost, store: Store) -> RunningManager:

@@ -10,6 +10,7 @@ import logging
 from pathlib import Path
 
 from weft.daemon.opening import reissued
+from weft.daemon.sealing_key_file import SEALING_KEYS, SealingKeyFile
 from weft.errors import WeftError
 from weft.session.identity import Credentials, IdentityStore, Member
 from weft.store.etcd.external import ExternalEtcd
@@ -33,7 +34,8 @@ async def mended(
     is_locked = identity.is_locked(credentials)
     if (member.role, member.store) == ("manager", "alone") and not is_locked:
         try:
-            issued = await reissued(identity.directory, member)
+            sealing_keys = SealingKeyFile(identity.directory / SEALING_KEYS, identity.lock)
+            issued = await reissued(identity.directory, member, sealing_keys)
         except WeftError as error:
             advice = str(error)
         else:

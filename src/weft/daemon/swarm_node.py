@@ -34,20 +34,21 @@ from weft.daemon.manager_host import DATABASE, ManagerHost
 from weft.daemon.manager_parts import HostParts
 from weft.daemon.member_record import MemberRecord
 from weft.daemon.membership import RoleFollower
+from weft.daemon.opening import opener
 from weft.daemon.recovery import erase, mended, undo
 from weft.daemon.role_steps import Step
 from weft.daemon.running_manager import RunningManager, is_revoked
-from weft.daemon.sealing_key_file import SealingKeyFile
+from weft.daemon.sealing_key_file import SEALING_KEYS, SealingKeyFile, sealing
 from weft.daemon.store_part import leave_store
 from weft.errors import Damaged, FailedPrecondition, Unavailable
 from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm
-from weft.manager.certificates import Certificates
+from weft.manager.certificates import reissued
 from weft.manager.manager import Manager
 from weft.model.addresses import PortKey
-from weft.model.cluster import PEER_PORT, SESSION_PORT
+from weft.model.cluster import PEER_PORT, SESSION_PORT, Cluster
 from weft.model.membership import InitRequest, JoinRequest, LocalSwarmState, Membership
-from weft.model.node import Role
+from weft.model.node import Node, Role
 from weft.model.numbers import decimal
 from weft.pki import authority
 from weft.pki.certificate import holder
@@ -56,7 +57,6 @@ from weft.session.base import AdmissionRequest, AgentSession, Connect
 from weft.session.client import join
 from weft.session.credentials import EXPIRED
 from weft.session.identity import Credentials, CredentialSource, IdentityStore, Member, new_key
-from weft.session.messages import CertificateRequest
 from weft.session.node_lock import LOCKED
 from weft.session.revocations import RevocationClient, Revocations
 from weft.session.streams import StreamConnector
@@ -97,7 +97,7 @@ class SwarmNode:
         self.record = MemberRecord(identity, msgspec.structs.replace(member, role=role))
         self._credential_source = CredentialSource(credentials, identity.save_credentials)
         self._revocations = Revocations(environment.data, time.time_ns)
-        sealing_keys = SealingKeyFile(environment.data / "sealing-keys", identity.lock)
+        sealing_keys = SealingKeyFile(environment.data / SEALING_KEYS, identity.lock)
         files = LockedFiles(identity.lock, sealing_keys, self._credential_source.save_again)
         self._host = ManagerHost(
             member=lambda: self.member,
@@ -180,22 +180,21 @@ class SwarmNode:
             data_path_address=data_path,
             manager_address=f"{advertise}:{port}",
         )
-        root = authority.root(new_key(), time.time_ns(), authority.make_serial(secrets.token_bytes))
         environment.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         store = await _new_store(environment)
         identity, created = IdentityStore(environment.data, environment.run), False
-        founding = msgspec.structs.replace(
-            request, spec=msgspec.structs.replace(request.spec, auto_lock=False)
-        )
         try:
-            cluster, node = await create_swarm(
-                store, founding, founder, root, PkiAuthority(), secrets.token_bytes
+            sealing_keys = SealingKeyFile(environment.data / SEALING_KEYS, identity.lock)
+            cluster, node = await _create(store, request, founder, sealing_keys)
+            created = True
+            credentials = await reissued(
+                store,
+                node.id,
+                advertise,
+                time.time_ns(),
+                secrets.token_bytes,
+                opener(sealing_keys),
             )
-            created, key = True, new_key()
-            certificates = Certificates(PkiAuthority(), time.time_ns, secrets.token_bytes)
-            asked = CertificateRequest(authority.request(key), str(advertise))
-            issued = await certificates.answer(store, node.id, asked)
-            credentials = Credentials(issued.chain, authority.private_pem(key), root.certificate)
             member = Member(
                 node=node.id,
                 cluster=cluster.id,
@@ -465,6 +464,25 @@ class SwarmNode:
         return self._revocations.is_revoked(serial) or (
             running is not None and is_revoked(running.store, serial)
         )
+
+
+async def _create(
+    store: Store, request: InitRequest, founder: Founder, sealing_keys: SealingKeyFile
+) -> tuple[Cluster, Node]:
+    """The first state of a swarm. Its manager turns autolock on once it runs."""
+    root = authority.root(new_key(), time.time_ns(), authority.make_serial(secrets.token_bytes))
+    founding = msgspec.structs.replace(
+        request, spec=msgspec.structs.replace(request.spec, auto_lock=False)
+    )
+    return await create_swarm(
+        store,
+        founding,
+        founder,
+        root,
+        PkiAuthority(),
+        secrets.token_bytes,
+        sealing(sealing_keys),
+    )
 
 
 def _own_ports(environment: NodeEnvironment, member: Member) -> frozenset[PortKey]:

@@ -9,6 +9,7 @@ from weft.manager.authority import Authority
 from weft.manager.certificates import Certificates
 from weft.manager.dispatch import manager_addresses
 from weft.manager.transaction import transact
+from weft.model.cluster import Cluster, JoinTokens
 from weft.model.ids import SWARM_ID_BYTES, NodeId, swarm_id
 from weft.model.node import Node, NodeDescription, NodeSpec
 from weft.model.state import Change, ClusterState, Put, cluster_of
@@ -47,6 +48,7 @@ class Addresses:
 
 async def admit(
     store: Store,
+    opened_tokens: Callable[[Cluster], JoinTokens],
     authority: Authority,
     certificates: Certificates,
     request: AdmissionRequest,
@@ -56,8 +58,8 @@ async def admit(
     """See `session.base.Manager.admit`. A request that arrives twice, because the answer was lost
     or because somebody replays the request, makes one node: its certificate is useless without the
     private key. The certificate is made before the node is written, so a request that fails leaves
-    nothing behind."""
-    role = authority.role_of(request.token, cluster_of(store.state).join_tokens)
+    nothing behind. `opened_tokens`: the join tokens in clear."""
+    role = authority.role_of(request.token, opened_tokens(cluster_of(store.state)))
     if role is None:
         raise Forbidden(INVALID_TOKEN)
     if role == "manager" and obstacle:

@@ -40,9 +40,11 @@ async def create_swarm(
     root: RootCa,
     authority: Authority,
     entropy: Callable[[int], bytes],
+    seal: Callable[[Cluster], Cluster] = lambda cluster: cluster,
 ) -> tuple[Cluster, Node]:
-    """The cluster and the founder's node, as stored. Raises `InvalidArgument` for a request that
-    makes no sense, `Unavailable` if the store already has a swarm."""
+    """The cluster and the founder's node, as stored. `seal` makes the secrets in the cluster what
+    the store is to have. Raises `InvalidArgument` for a request that makes no sense, `Unavailable`
+    if the store already has a swarm."""
     validate(request)
     if store.state.cluster is not None:
         raise Unavailable(
@@ -72,7 +74,7 @@ async def create_swarm(
         data_path_address=founder.data_path_address,
         manager_address=founder.manager_address,
     )
-    await store.commit([Put(founded), Put(ingress), Put(node)])
+    await store.commit([Put(seal(founded)), Put(ingress), Put(node)])
     return store.state.tables["cluster"][founded.id], store.state.nodes[node.id]  # type: ignore[return-value]
 
 

@@ -13,7 +13,7 @@ from weft.errors import Forbidden, InvalidArgument
 from weft.manager.authority import Authority, PkiAuthority
 from weft.manager.transaction import transact
 from weft.model.certificate import ManagerCertificate
-from weft.model.cluster import Cluster
+from weft.model.cluster import Cluster, RootCa
 from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
 from weft.model.node import CertificateInfo, Node
@@ -25,6 +25,10 @@ from weft.session.credentials import LATEST, accepted
 from weft.session.identity import Credentials
 from weft.session.messages import CertificateRequest, IssuedCertificate, Renew, Trust
 from weft.store.base import Store
+
+OpenRoot = Callable[[RootCa], RootCa]
+"""Gives a root as the store has it with its key in clear. Raises `Unavailable` if the swarm's
+sealing key is not here, `OperationFailed`."""
 
 
 class Standard(msgspec.Struct, frozen=True):
@@ -44,8 +48,10 @@ class Certificates:
         authority: Authority,
         clock: Callable[[], Nanoseconds],
         entropy: Callable[[int], bytes],
+        open_root: OpenRoot,
     ) -> None:
         self._authority = authority
+        self._open_root = open_root
         self._clock = clock
         self._entropy = entropy
         self._standard: Standard | None = None
@@ -55,7 +61,7 @@ class Certificates:
     ) -> IssuedCertificate:
         """Issues a certificate. Raises `Forbidden` for a node that is not part of the swarm,
         `InvalidArgument` for an invalid request, `FailedPrecondition` for a manager that may have
-        no further certificate, and what `Store.commit` raises."""
+        no further certificate, and what `OpenRoot` and `Store.commit` raise."""
         chain = ""
 
         def decide(state: ClusterState) -> list[Change]:
@@ -91,7 +97,7 @@ class Certificates:
             lifetime=lifetime,
             addresses=addresses,
         )
-        return self._authority.issue(root, csr, content) + behind, changes
+        return self._authority.issue(self._open_root(root), csr, content) + behind, changes
 
     def due(
         self, state: ClusterState, node: NodeId, peer: Identity, trusted: str
@@ -133,13 +139,14 @@ async def self_issued(
     held: Credentials,
     now: Nanoseconds,
     entropy: Callable[[int], bytes],
+    open_root: OpenRoot,
 ) -> Credentials | None:
     """New credentials for the swarm's only manager, which alone has the root's key; None while its
     certificate is not due for renewal. An expired certificate could be renewed nowhere."""
     if now < renewal_due(held.certificate, LATEST):
         return None
     key = make_key(entropy)
-    certificates = Certificates(PkiAuthority(), lambda: now, entropy)
+    certificates = Certificates(PkiAuthority(), lambda: now, entropy, open_root)
     issued = await certificates.answer(store, node, CertificateRequest(request(key), str(address)))
     roots = cluster_of(store.state).root_ca.certificate, held.root
     return accepted(held, issued.chain, private_pem(key), roots, now)
@@ -151,10 +158,11 @@ async def reissued(
     address: IPv4Address,
     now: Nanoseconds,
     entropy: Callable[[int], bytes],
+    open_root: OpenRoot,
 ) -> Credentials:
     """Credentials for the swarm's only manager, whichever node that was before."""
     key = make_key(entropy)
-    certificates = Certificates(PkiAuthority(), lambda: now, entropy)
+    certificates = Certificates(PkiAuthority(), lambda: now, entropy, open_root)
     issued = await certificates.answer(store, node, CertificateRequest(request(key), str(address)))
     return Credentials(issued.chain, private_pem(key), cluster_of(store.state).root_ca.certificate)
 

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Collection
 from contextlib import suppress
 
+import msgspec
+
 from weft.control import keys, rotation
 from weft.control.scheduler import scheduler
 from weft.errors import Unavailable
@@ -13,15 +15,20 @@ from weft.manager.incremental import Allocation, Orchestration
 from weft.manager.loops import ControlLoop, Reconcile, whole
 from weft.manager.members import Membership
 from weft.manager.ports import HostSettings, ManagerPorts
+from weft.manager.vault import Vault
 from weft.model.ids import SWARM_ID_BYTES, NodeId, TaskId, swarm_id
-from weft.model.meta import Nanoseconds
-from weft.model.state import KINDS, ClusterState, Decision, Kind
+from weft.model.meta import SECOND, Nanoseconds
+from weft.model.state import KINDS, ClusterState, Decision, Kind, Put
+from weft.pki import stored_secrets
 from weft.store.base import Leadership, Store
 from weft.system.supervision import lasting
 from weft.system.waiting import first
 
 log = logging.getLogger(__name__)
 
+SEALING_RETRY = 10 * SECOND
+"""Until the leader looks again whether it has the sealing key."""
+CLUSTER: tuple[Kind, ...] = ("cluster",)
 RETRY = 1.0
 """Seconds until a new leader whose store does not answer tries again."""
 
@@ -35,9 +42,11 @@ class Leader:
         ports: ManagerPorts,
         host: HostSettings,
         membership: Membership,
+        vault: Vault,
     ) -> None:
         """`own`: this manager's node. `membership`: its loop of the leader runs beside the
         others."""
+        self._vault = vault
         self._own = own
         self._store = store
         self._leadership = leadership
@@ -82,6 +91,7 @@ class Leader:
             self._loop("scheduler", ("node", "service", "task"), whole(scheduler.reconcile)),
             self._loop("keys", ("cluster", "network"), whole(self._renew_keys)),
             self._loop("rotation", ("cluster", "node"), whole(self._finish_rotation)),
+            self._loop("sealing", CLUSTER, whole(self._seal)),
         )
         try:
             async with asyncio.TaskGroup() as group:
@@ -102,4 +112,17 @@ class Leader:
         return keys.reconcile(state, now, self._ports.entropy)
 
     def _finish_rotation(self, state: ClusterState, now: Nanoseconds) -> Decision:
-        return rotation.reconcile(state, now, self._ports.entropy)
+        found = rotation.reconcile(state, now, self._ports.entropy)
+        return msgspec.structs.replace(found, changes=tuple(self._vault.sealed(found.changes)))
+
+    def _seal(self, state: ClusterState, now: Nanoseconds) -> Decision:
+        """Seals secrets of the cluster that an earlier version has stored in clear, or a manager
+        that did not have the key yet."""
+        cluster = state.cluster
+        if cluster is None or not stored_secrets.has_clear(cluster):
+            return Decision()
+        [change] = self._vault.sealed([Put(cluster)])
+        if change == Put(cluster):
+            return Decision(wake_at=now + SEALING_RETRY)
+        log.info("cluster.sealed")
+        return Decision((change,))

@@ -34,6 +34,7 @@ from weft.manager.vault import Vault
 from weft.model.ids import SWARM_ID_BYTES, NodeId, swarm_id
 from weft.model.meta import Nanoseconds
 from weft.model.state import ClusterState, Decision, Kind, cluster_of
+from weft.pki import stored_secrets
 from weft.session.base import (
     AdmissionRequest,
     Admitted,
@@ -77,11 +78,13 @@ class Manager:
         clock = ports.clock
         self._statuses = StatusWriter(store)
         self._membership = Membership(own, store, leadership, kv, host.no_members, ports.refuse)
-        self._leader = Leader(own, store, leadership, ports, host, self._membership)
-        self._liveness = Liveness(own)
-        self._certificates = Certificates(ports.authority, clock, ports.entropy)
-        self._suspicion = Suspicion(own, store, clock, ports.probe, ports.open_echo)
         self._vault = Vault(own, store, leadership, ports)
+        self._leader = Leader(own, store, leadership, ports, host, self._membership, self._vault)
+        self._liveness = Liveness(own)
+        self._certificates = Certificates(
+            ports.authority, clock, ports.entropy, self._vault.opened_root
+        )
+        self._suspicion = Suspicion(own, store, clock, ports.probe, ports.open_echo)
         self._autolock = Autolock(store, self._vault, ports.files, ports.entropy)
         registry_auths = RegistryAuths(self._vault)
         parts = SessionParts(
@@ -178,8 +181,11 @@ class Manager:
 
     async def admit(self, request: AdmissionRequest, source: str = "") -> Admitted:
         checked(request, source)
+        if stored_secrets.has_sealed(cluster_of(self._store.state)):
+            await self._vault.completed("admit a node")
         return await admission.admit(
             self._store,
+            self._vault.opened_tokens,
             self._ports.authority,
             self._certificates,
             request,

@@ -24,7 +24,7 @@ from weft.manager.ports import HostSettings, ManagerPorts
 from weft.manager.registry_auths import RegistryAuths
 from weft.manager.transaction import transact
 from weft.manager.vault import Vault
-from weft.model.cluster import Cluster, ClusterSpec, RootCa
+from weft.model.cluster import Cluster, ClusterSpec, JoinTokens, RootCa
 from weft.model.container import NodeEvent
 from weft.model.ids import SWARM_ID_BYTES, NetworkId, NodeId, ServiceId, swarm_id
 from weft.model.leadership_status import LeadershipStatus
@@ -35,6 +35,7 @@ from weft.model.registry import AuthSource, RegistryAuth, SealedAuth
 from weft.model.secret import DataKind, DataSpec
 from weft.model.service import ServiceSpec
 from weft.model.state import Change, ClusterState, cluster_of
+from weft.pki import stored_secrets
 from weft.store.base import Leadership, Store
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,13 @@ class Swarm:
 
     @property
     def cluster(self) -> Cluster:
+        """As stored."""
         return cluster_of(self._store.state)
+
+    async def join_tokens(self) -> JoinTokens:
+        if stored_secrets.has_sealed(self.cluster):
+            await self._vault.completed("show the join tokens")
+        return self._vault.opened_tokens(self.cluster)
 
     @property
     def leadership_status(self) -> LeadershipStatus:
@@ -106,12 +113,19 @@ class Swarm:
         rotate_unlock_key: bool = False,
     ) -> None:
         await self._store.sync()
-        tools = cluster.Tools(self._ports.authority, self._ports.clock(), self._ports.entropy)
+        tools = cluster.Tools(
+            self._ports.authority,
+            self._ports.clock(),
+            self._ports.entropy,
+            self._vault.opened_root,
+        )
         unlock_key = self.cluster.unlock_key
         if spec.auto_lock and (rotate_unlock_key or unlock_key is None):
             unlock_key = await self._autolock.new_key()
         wanted = cluster.Wanted(spec, rotate_worker_token, rotate_manager_token, root, unlock_key)
-        await self._write(lambda state: cluster.update(state, version, wanted, tools))
+        await self._write(
+            lambda state: self._vault.sealed(cluster.update(state, version, wanted, tools))
+        )
 
     async def unlock_key(self) -> str:
         await self._store.sync()

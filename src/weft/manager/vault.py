@@ -4,8 +4,9 @@ key.
 The key is on the disks of the managers and nowhere else; the state only names it. The leader makes
 the key once; it writes its own file first, then the name into the state. A manager that reads a
 name whose key it lacks (a new one, or one whose file was lost) asks the other managers over mutual
-TLS. They give it to managers only. A key that no manager has any more is replaced when the last
-secret was removed that needs it, and autolock is off."""
+TLS. They give it to managers only. A key that no manager has any more is not replaced while
+something is sealed under it, as the keys of the certificate authority and the join tokens are
+(`pki/stored_secrets.py`)."""
 
 import asyncio
 import logging
@@ -17,10 +18,11 @@ import msgspec
 
 from weft.errors import OperationFailed, Unavailable, WeftError
 from weft.manager.transaction import transact
+from weft.model.cluster import Cluster, JoinTokens, RootCa
 from weft.model.ids import NodeId
 from weft.model.secret import Config, Payload, Sealed, Secret
 from weft.model.state import Change, ClusterState, Kind, Put
-from weft.pki import sealing
+from weft.pki import sealing, stored_secrets
 from weft.pki.sealing import KEY_BYTES, NONCE_BYTES, SealingKey
 from weft.store.base import Leadership, Store
 
@@ -150,6 +152,32 @@ class Vault:
         self._payloads[found.id] = payload
         return payload
 
+    # --- the cluster's own secrets
+
+    def sealed(self, changes: Sequence[Change]) -> list[Change]:
+        """The changes, with the secrets of the cluster sealed if this manager has the key; if not,
+        the leader seals them later."""
+        return [
+            Put(self._sealed_cluster(change.object))
+            if isinstance(change, Put) and isinstance(change.object, Cluster)
+            else change
+            for change in changes
+        ]
+
+    def _sealed_cluster(self, cluster: Cluster) -> Cluster:
+        key = self._keys.get(cluster.sealing_key)
+        if key is None or not stored_secrets.has_clear(cluster):
+            return cluster
+        return stored_secrets.sealed(cluster, key, self._ports.entropy)
+
+    def opened_root(self, root: RootCa) -> RootCa:
+        """Raises `Unavailable` if this manager does not have the key, `OperationFailed`."""
+        return stored_secrets.opened_root(root, self._keys.get)
+
+    def opened_tokens(self, cluster: Cluster) -> JoinTokens:
+        """Raises as `opened_root`."""
+        return stored_secrets.opened_tokens(cluster, self._keys.get)
+
     @property
     def keys(self) -> tuple[SealingKey, ...]:
         """All keys that this manager has, for another manager."""
@@ -260,5 +288,9 @@ def _named(state: ClusterState, id: str) -> list[Change]:
 
 def _needs_key(state: ClusterState) -> bool:
     """Whether something is sealed, so that the key must not be replaced."""
-    is_locked = state.cluster is not None and state.cluster.unlock_key is not None
-    return bool(state.secrets) or is_locked
+    cluster = state.cluster
+    if cluster is None:
+        return bool(state.secrets)
+    return (
+        bool(state.secrets) or cluster.unlock_key is not None or stored_secrets.has_sealed(cluster)
+    )

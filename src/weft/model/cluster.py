@@ -53,7 +53,8 @@ class RootCa(msgspec.Struct, frozen=True):
     certificate: str
     """PEM."""
     key: str
-    """PEM. Secret: never leaves the managers, never printed."""
+    """PEM, in the store sealed (`pki/stored_secrets.py`). Secret: never leaves the managers, never
+    printed."""
 
     def __repr__(self) -> str:
         return "RootCa(…)"
@@ -73,6 +74,8 @@ class RootRotation(msgspec.Struct, frozen=True):
 
 
 class JoinTokens(msgspec.Struct, frozen=True):
+    """In the store sealed (`pki/stored_secrets.py`)."""
+
     worker: str
     manager: str
 

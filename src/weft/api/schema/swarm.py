@@ -17,7 +17,7 @@ from weft.api.schema.common import FEW, Count, Json, Wire, omit_empty, parse_add
 from weft.api.schema.tls import swarm_tls
 from weft.control.requests.validation import MAX_POOLS
 from weft.errors import InvalidArgument, Unsupported, clip
-from weft.model.cluster import Cluster, ClusterSpec, RaftSettings, RootCa
+from weft.model.cluster import Cluster, ClusterSpec, JoinTokens, RaftSettings, RootCa
 from weft.model.membership import InitRequest, JoinRequest
 from weft.model.numbers import decimal
 
@@ -258,6 +258,7 @@ def cluster_info_json(cluster: Cluster) -> Json:
     }
 
 
-def cluster_json(cluster: Cluster) -> Json:
-    tokens = {"Worker": cluster.join_tokens.worker, "Manager": cluster.join_tokens.manager}
-    return cluster_info_json(cluster) | {"JoinTokens": tokens}
+def cluster_json(cluster: Cluster, tokens: JoinTokens) -> Json:
+    """`tokens`: the cluster's, in clear."""
+    shown = {"Worker": tokens.worker, "Manager": tokens.manager}
+    return cluster_info_json(cluster) | {"JoinTokens": shown}

@@ -42,6 +42,8 @@ class Tools(NamedTuple):
     authority: TokensAndRoots
     now: Nanoseconds
     entropy: Callable[[int], bytes]
+    open_root: Callable[[RootCa], RootCa]
+    """Gives a root as the store has it with its key in clear; may raise `WeftError`."""
 
 
 class Wanted(NamedTuple):
@@ -93,7 +95,8 @@ def update(state: ClusterState, version: int, wanted: Wanted, tools: Tools) -> l
 def _rotation(cluster: Cluster, root: RootCa | None, tools: Tools) -> RootRotation | None:
     """Replaces a rotation under way: nodes with a certificate of its root get one of the new root.
     Bringing the present root ends the rotation."""
-    rotation = tools.authority.rotation(cluster.root_ca, root, tools.now, tools.entropy)
+    current = tools.open_root(cluster.root_ca)
+    rotation = tools.authority.rotation(current, root, tools.now, tools.entropy)
     if root is None:
         return rotation
     coming = cluster.rotation.root_ca if cluster.rotation is not None else cluster.root_ca
