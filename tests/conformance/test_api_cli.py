@@ -13,7 +13,7 @@ import docker
 import docker.errors
 import pytest
 
-from tests.conformance.client import Daemon
+from tests.conformance.client import Daemon, eventually
 from tests.support.api_daemon import DEADLINE
 from tests.support.fake_images import IMAGE
 
@@ -159,6 +159,27 @@ def test_stop_kill_wait_and_remove(manager: Daemon) -> None:
     assert manager.ok("ps", "-a", "--format", "{{.Status}}").startswith("Exited (143)")
     manager.ok("rm", id)
     assert "No such container" in manager.refused("logs", id)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ([], 4), (["--signal", "USR1"], 7), (["-s", "SIGUSR1", "-t", "30"], 7), (["-s", "10", "--time=-1"], 7),
+        (["-s", "USR2", "-t", "0"], 137), (["-s", "KILL"], 137),
+    ],
+)  # fmt: skip
+def test_a_stop_may_bring_its_own_signal_and_patience(
+    manager: Daemon, arguments: list[str], code: int
+) -> None:
+    script = "trap 'exit 7' USR1; trap 'exit 4' TERM; trap : USR2; while :; do sleep 0.05; done"
+    made = ["service", "create", "-d", "--restart-condition", "none", IMAGE, "sh", "-c", script]
+    manager.ok(*made)
+    eventually(lambda: manager.ok("ps", "-q"))
+    id = manager.ok("ps", "-q", "--no-trunc").strip()
+    eventually(lambda: "sleep" in manager.ok("top", id))
+    assert "invalid signal: NOSUCH" in manager.refused("stop", "-s", "NOSUCH", id)
+    manager.ok("stop", *arguments, id)
+    assert manager.ok("inspect", "-f", "{{.State.ExitCode}}", id).strip() == str(code)
 
 
 def test_logs(manager: Daemon) -> None:

@@ -10,7 +10,7 @@ import docker
 import pytest
 from docker.types import RestartPolicy
 
-from tests.conformance.client import Daemon
+from tests.conformance.client import Daemon, eventually
 from tests.support.fake_images import IMAGE
 
 pytestmark = pytest.mark.skipif(shutil.which("docker") is None, reason="needs the docker command")
@@ -288,6 +288,29 @@ def test_services_get_names_and_ports_are_not_shared(manager: Daemon) -> None:
     )
     assert "port '8080' is already in use" in manager.refused(
         "service", "create", "-d", "--no-resolve-image", "-p", "8080:80", IMAGE
+    )
+
+
+def test_the_endpoint_mode_may_change_and_tasks_stay(manager: Daemon) -> None:
+    """A service gets or gives back its virtual addresses; its tasks need not be replaced."""
+    manager.ok("network", "create", "-d", "overlay", "n")
+    manager.ok("service", "create", "-d", "--name", "web", "--network", "n", IMAGE, "sleep", "60")
+    eventually(lambda: manager.ok("service", "ps", "-q", "-f", "desired-state=running", "web"))
+    tasks = manager.ok("service", "ps", "-q", "web")
+
+    def endpoint() -> tuple[str, int]:
+        shown = json.loads(manager.ok("service", "inspect", "web"))[0]["Endpoint"]
+        return shown["Spec"]["Mode"], len(shown.get("VirtualIPs", ()))
+
+    eventually(lambda: endpoint() == ("vip", 1))
+    manager.ok("service", "update", "-d", "--endpoint-mode", "dnsrr", "web")
+    eventually(lambda: endpoint() == ("dnsrr", 0))
+    manager.ok("service", "update", "-d", "--endpoint-mode", "vip", "web")
+    eventually(lambda: endpoint() == ("vip", 1))
+    assert manager.ok("service", "ps", "-q", "web") == tasks
+    manager.ok("service", "update", "-d", "--publish-add", "8080:80", "web")
+    assert "can't be used with dnsrr mode" in manager.refused(
+        "service", "update", "-d", "--endpoint-mode", "dnsrr", "web"
     )
 
 
