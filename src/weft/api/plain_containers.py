@@ -3,6 +3,7 @@
 A task's container is its service's: what would change it behind the manager's back is refused."""
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 
 from aiohttp import web
@@ -13,6 +14,7 @@ from weft.api.container_lookup import find_container
 from weft.api.filters import label_matches
 from weft.api.grace import grace_of, stop_signal_of
 from weft.api.names import random_name
+from weft.api.networks import find_view, views
 from weft.api.schema.common import now, parse_until
 from weft.api.schema.container_request import (
     further_from,
@@ -31,6 +33,7 @@ from weft.control.requests.containers import (
 from weft.errors import Conflict, InvalidArgument, NotFound, Unsupported, clip
 from weft.model import references
 from weft.model.container import Container, ContainerState
+from weft.model.endpoint_settings import EndpointSettings
 from weft.model.ids import ContainerId
 from weft.model.service import Mount
 
@@ -53,6 +56,7 @@ async def create(call: Call) -> web.Response:
     runtime = call.node.containers
     request = request_from(wire, name, lambda other: find_container(runtime, other).id, inherited)
     validate_container(request)
+    _check_networks(call, request.plain.networks)
     _check_image(call, wire.image)
     id = await call.node.plain.create(request)
     return answer({"Id": id, "Warnings": []}, 201)
@@ -75,6 +79,19 @@ def _check_platform(text: str) -> None:
         raise InvalidArgument(
             f"platform {clip(text)} is not supported by Weft: this host runs linux/{own}"
         )
+
+
+def _check_networks(call: Call, wanted: Iterable[EndpointSettings]) -> None:
+    """A network that is missing is reported when the container is started, as by Docker."""
+    known = views(call)
+    for settings in wanted:
+        with suppress(NotFound):
+            view = find_view(known, settings.network)
+            if view.scope != "local":
+                raise Unsupported(
+                    f"cannot create a container on network {view.name}: not supported by Weft, on"
+                    " whose overlays are containers of services only"
+                )
 
 
 def _check_image(call: Call, reference: str) -> None:
