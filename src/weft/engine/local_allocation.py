@@ -4,8 +4,6 @@ host. Pure, with Docker's texts for what cannot be had."""
 from collections.abc import Callable, Collection, Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
-import msgspec
-
 from weft.errors import Exhausted, Forbidden, InvalidArgument, OperationFailed
 from weft.model.addresses import Port, Protocol
 from weft.model.bridge_network import BridgeNetwork
@@ -22,6 +20,7 @@ EPHEMERAL = range(32768, 61000)
 OVERLAP = "invalid pool request: Pool overlaps with other one on this address space"
 Binding = tuple[IPv4Address | None, Protocol, Port]
 """A port of the host, on one address or on all (None)."""
+Check = Callable[[Protocol, Port, IPv4Address | None], None]
 
 
 def choose_subnet(taken: Iterable[IPv4Network]) -> IPv4Network:
@@ -83,50 +82,87 @@ def choose_address(
     return IPv4Address(found)
 
 
+class WantedPort(PublishedPort, frozen=True):
+    """A port of a container, and the ports of the host of which one is to lead to it."""
+
+    last: Port = 0
+    """Of the range that begins with `published`; 0: there is no range."""
+
+
 def choose_ports(
     wanted: Sequence[PublishedPort],
     binding: IPv4Address | None,
     taken: Iterable[Binding],
-    check: Callable[[Protocol, Port, IPv4Address | None], None],
+    check: Check,
 ) -> tuple[PublishedPort, ...]:
-    """All the ports, or none. `binding`: the host's address for ports that name none. `taken`: by
-    other containers, by the swarm, by the daemon. `check`: raises `OperationFailed` if a program of
-    the host has the port. Raises `OperationFailed`."""
+    """All the ports, or none. A port that is wanted under one number gets it before others choose
+    theirs. `binding`: the host's address for ports that name none. `taken`: by other containers, by
+    the swarm, by the daemon. `check`: raises `OperationFailed` if a program of the host has the
+    port. Raises `OperationFailed`."""
     held = set(taken)
-    chosen = []
-    for port in wanted:
+    chosen: dict[int, PublishedPort] = {}
+    for place in sorted(range(len(wanted)), key=lambda place: len(_numbers(wanted[place])) > 1):
+        port, numbers = wanted[place], _numbers(wanted[place])
         address = port.host_address or binding
-        if port.published:
-            number = port.published
-            if _is_taken(held, (address, port.protocol, number)):
-                raise OperationFailed(
-                    f"Bind for {address or '0.0.0.0'}:{number} failed: port is already allocated"
-                )
-            check(port.protocol, number, address)
-        else:
-            number = _free_port(held, port.protocol, address, check)
+        choose = _free_port if len(numbers) > 1 else _own_port
+        number = choose(port, numbers, held, address, check)
         held.add((address, port.protocol, number))
-        chosen.append(
-            msgspec.structs.replace(port, mode="host", published=number, host_address=address)
+        chosen[place] = PublishedPort(
+            target=port.target,
+            published=number,
+            protocol=port.protocol,
+            mode="host",
+            name=port.name,
+            host_address=address,
         )
-    return tuple(chosen)
+    return tuple(chosen[place] for place in range(len(wanted)))
+
+
+def _numbers(port: PublishedPort) -> range:
+    """The host's ports that will do."""
+    if not port.published:
+        return EPHEMERAL
+    last = port.last if isinstance(port, WantedPort) else 0
+    return range(port.published, max(port.published, last) + 1)
+
+
+def _own_port(
+    port: PublishedPort,
+    numbers: range,
+    held: Collection[Binding],
+    address: IPv4Address | None,
+    check: Check,
+) -> Port:
+    """The only one that will do."""
+    if _is_taken(held, (address, port.protocol, numbers[0])):
+        raise OperationFailed(
+            f"Bind for {address or '0.0.0.0'}:{numbers[0]} failed: port is already allocated"
+        )
+    check(port.protocol, numbers[0], address)
+    return numbers[0]
 
 
 def _free_port(
+    port: PublishedPort,
+    numbers: range,
     held: Collection[Binding],
-    protocol: Protocol,
     address: IPv4Address | None,
-    check: Callable[[Protocol, Port, IPv4Address | None], None],
+    check: Check,
 ) -> Port:
-    for number in EPHEMERAL:
-        if _is_taken(held, (address, protocol, number)):
+    """The first that is free."""
+    for number in numbers:
+        if _is_taken(held, (address, port.protocol, number)):
             continue
         try:
-            check(protocol, number, address)
+            check(port.protocol, number, address)
         except OperationFailed:
             continue
         return number
-    raise OperationFailed(f"cannot publish a port for {protocol}: every ephemeral port is in use")
+    if port.published:
+        raise OperationFailed("all ports are allocated")
+    raise OperationFailed(
+        f"cannot publish a port for {port.protocol}: every ephemeral port is in use"
+    )
 
 
 def _is_taken(held: Collection[Binding], wanted: Binding) -> bool:

@@ -14,6 +14,7 @@ from weft.engine.container_config import (
     Host,
     resolv_conf,
 )
+from weft.engine.local_allocation import WantedPort
 from weft.errors import Conflict, NotFound
 from weft.model.addresses import Port, Protocol
 from weft.model.container import Container, ContainerConfig, ContainerState, ImageConfig
@@ -99,11 +100,12 @@ def wanted_ports(
     plain: PlainContainer, exposed: Sequence[tuple[Port, Protocol]]
 ) -> tuple[PublishedPort, ...]:
     """The ports to publish: those that the user names, and if all are to be, those that the image
-    and the user expose. A host's port of 0 stands for a free one; of a range, the first."""
-    found = [
-        PublishedPort(
+    and the user expose. A host's port of 0 stands for a free one."""
+    found: list[PublishedPort] = [
+        WantedPort(
             target=binding.target,
             published=binding.first,
+            last=binding.last,
             protocol=binding.protocol,
             mode="host",
             host_address=IPv4Address(binding.address) if binding.address else None,

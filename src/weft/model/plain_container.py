@@ -64,6 +64,10 @@ class PortBinding(msgspec.Struct, frozen=True, omit_defaults=True):
     def first(self) -> Port:
         return int(self.ports.partition("-")[0] or 0)
 
+    @property
+    def last(self) -> Port:
+        return int(self.ports.rpartition("-")[2] or 0)
+
 
 class NamespaceModes(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Whose namespaces the container has, as Docker writes it: empty or `private` for its own,

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from weft.engine.local_allocation import (
     POOLS,
+    WantedPort,
     choose_address,
     choose_gateway,
     choose_ports,
@@ -128,3 +129,29 @@ def test_free_ports_are_those_that_nobody_has() -> None:
     assert {p.host_address for p in found} == {OWN}
     with pytest.raises(OperationFailed, match="port is already allocated"):
         choose_ports([PublishedPort(80, 90), PublishedPort(81, 90)], None, (), nobody)
+
+
+def test_of_a_range_the_first_free_port() -> None:
+    def check(protocol: Protocol, port: Port, address: IPv4Address | None) -> None:
+        if port == 8001:
+            raise OperationFailed("a program has it")
+
+    held: list[tuple[IPv4Address | None, Protocol, Port]] = [(None, "tcp", 8000)]
+    port = WantedPort(80, 8000, last=8003)
+    found: list[PublishedPort] = []
+    for _ in range(2):
+        found += choose_ports([port], None, held, check)
+        held.append((None, "tcp", found[-1].published))
+    assert found == [PublishedPort(80, number, mode="host") for number in (8002, 8003)]
+    with pytest.raises(OperationFailed, match="^all ports are allocated$"):
+        choose_ports([port], None, held, check)
+    other = WantedPort(80, 8000, "udp", last=8003)
+    assert choose_ports([other], None, held, check)[0].published == 8000
+    assert choose_ports([port], OWN, [(LOOPBACK, "tcp", 8000)], check)[0].published == 8000
+
+
+def test_a_range_leaves_the_ports_that_others_name() -> None:
+    wanted = [WantedPort(80, 8000, last=8001), WantedPort(81, 8000, last=8000)]
+    found = choose_ports(wanted, None, (), nobody)
+    assert [(port.target, port.published) for port in found] == [(80, 8001), (81, 8000)]
+    assert [type(port) for port in found] == [PublishedPort, PublishedPort]

@@ -336,6 +336,7 @@ def _binding_from(text: str, wire: BindingWire) -> PortBinding:
     if (
         len(numbers) > 2
         or None in numbers
+        or (len(numbers) > 1 and 0 in numbers)
         or sorted(map(int, filter(None, numbers))) != [n for n in numbers if n]
     ):
         raise InvalidArgument(f"invalid port specification: {clip(wire.host_port)!r}")
