@@ -1,7 +1,7 @@
 """Chooses what this node's own networks and containers get: subnets, addresses, and ports of the
 host. Pure, with Docker's texts for what cannot be had."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 from weft.errors import Exhausted, Forbidden, InvalidArgument, OperationFailed
@@ -89,6 +89,32 @@ class WantedPort(PublishedPort, frozen=True):
     """Of the range that begins with `published`; 0: there is no range."""
 
 
+class _Held:
+    """Ports of the host that are taken. An image may expose thousands, and each is looked up."""
+
+    def __init__(self, taken: Iterable[Binding]) -> None:
+        self._addresses: dict[tuple[Protocol, Port], set[IPv4Address | None]] = {}
+        self._searches: dict[tuple[range, Protocol, IPv4Address | None], Iterator[Port]] = {}
+        for binding in taken:
+            self.add(binding)
+
+    def add(self, binding: Binding) -> None:
+        address, protocol, number = binding
+        self._addresses.setdefault((protocol, number), set()).add(address)
+
+    def has(self, wanted: Binding) -> bool:
+        """A port on all addresses excludes the same port on one of them."""
+        address, protocol, number = wanted
+        others = self._addresses.get((protocol, number), ())
+        return bool(others) and (address is None or None in others or address in others)
+
+    def untried(
+        self, numbers: range, protocol: Protocol, address: IPv4Address | None
+    ) -> Iterator[Port]:
+        """Goes on where the last search ended: what was taken then is taken still."""
+        return self._searches.setdefault((numbers, protocol, address), iter(numbers))
+
+
 def choose_ports(
     wanted: Sequence[PublishedPort],
     binding: IPv4Address | None,
@@ -99,7 +125,7 @@ def choose_ports(
     theirs. `binding`: the host's address for ports that name none. `taken`: by other containers, by
     the swarm, by the daemon. `check`: raises `OperationFailed` if a program of the host has the
     port. Raises `OperationFailed`."""
-    held = set(taken)
+    held = _Held(taken)
     chosen: dict[int, PublishedPort] = {}
     for place in sorted(range(len(wanted)), key=lambda place: len(_numbers(wanted[place])) > 1):
         port, numbers = wanted[place], _numbers(wanted[place])
@@ -129,12 +155,12 @@ def _numbers(port: PublishedPort) -> range:
 def _own_port(
     port: PublishedPort,
     numbers: range,
-    held: Collection[Binding],
+    held: _Held,
     address: IPv4Address | None,
     check: Check,
 ) -> Port:
     """The only one that will do."""
-    if _is_taken(held, (address, port.protocol, numbers[0])):
+    if held.has((address, port.protocol, numbers[0])):
         raise OperationFailed(
             f"Bind for {address or '0.0.0.0'}:{numbers[0]} failed: port is already allocated"
         )
@@ -145,13 +171,13 @@ def _own_port(
 def _free_port(
     port: PublishedPort,
     numbers: range,
-    held: Collection[Binding],
+    held: _Held,
     address: IPv4Address | None,
     check: Check,
 ) -> Port:
     """The first that is free."""
-    for number in numbers:
-        if _is_taken(held, (address, port.protocol, number)):
+    for number in held.untried(numbers, port.protocol, address):
+        if held.has((address, port.protocol, number)):
             continue
         try:
             check(port.protocol, number, address)
@@ -162,13 +188,4 @@ def _free_port(
         raise OperationFailed("all ports are allocated")
     raise OperationFailed(
         f"cannot publish a port for {port.protocol}: every ephemeral port is in use"
-    )
-
-
-def _is_taken(held: Collection[Binding], wanted: Binding) -> bool:
-    """A port on all addresses excludes the same port on one of them."""
-    address, *port = wanted
-    return any(
-        [protocol, number] == port and (address is None or other is None or other == address)
-        for other, protocol, number in held
     )

@@ -1,12 +1,14 @@
 """What this node's own networks and containers get."""
 
 from ipaddress import IPv4Address, IPv4Network
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.engine.local_allocation import (
+    EPHEMERAL,
     POOLS,
     WantedPort,
     choose_address,
@@ -155,3 +157,21 @@ def test_a_range_leaves_the_ports_that_others_name() -> None:
     found = choose_ports(wanted, None, (), nobody)
     assert [(port.target, port.published) for port in found] == [(80, 8001), (81, 8000)]
     assert [type(port) for port in found] == [PublishedPort, PublishedPort]
+
+
+def test_an_image_that_exposes_thousands_of_ports_does_not_stop_the_daemon() -> None:
+    """Each port costs one look, however many are taken: with a look at all of them for each this
+    would not end."""
+    looks = []
+
+    def check(protocol: Protocol, port: Port, address: IPv4Address | None) -> None:
+        looks.append(port)
+
+    wanted = [PublishedPort(target) for target in range(1, 10_001)]
+    others: list[Any] = [(LOOPBACK, "tcp", port) for port in range(32768, 42768)]
+    found = choose_ports(wanted, OWN, others, check)
+    assert [port.published for port in found] == looks == list(range(32768, 42768))
+    named = [PublishedPort(port, port) for port in range(1, 10_001)]
+    assert len(choose_ports(named, None, others, check)) == 10_000
+    with pytest.raises(OperationFailed, match="every ephemeral port is in use"):
+        choose_ports([PublishedPort(1)] * (len(EPHEMERAL) + 1), None, (), check)
