@@ -154,6 +154,60 @@ NETWORK = {
         "AuxiliaryAddresses": {"a": "10.77.0.9"},
     }]},
 }  # fmt: skip
+BRIDGE = {
+    "Name": "local", "Driver": "bridge", "Internal": False, "Attachable": True, "EnableIPv4": True,
+    "Scope": "local", "Labels": {"a": "b"},
+    "Options": {
+        "com.docker.network.bridge.name": "mine0",
+        "com.docker.network.bridge.enable_icc": "false",
+        "com.docker.network.bridge.enable_ip_masquerade": "true",
+        "com.docker.network.bridge.host_binding_ipv4": "127.0.0.1",
+        "com.docker.network.driver.mtu": "1400",
+    },
+    "IPAM": {"Driver": "default", "Config": [{
+        "Subnet": "10.88.0.0/24", "Gateway": "10.88.0.1", "IPRange": "10.88.0.128/25",
+        "AuxiliaryAddresses": {"a": "10.88.0.9"},
+    }]},
+}  # fmt: skip
+ENDPOINT = {
+    "IPAMConfig": {"IPv4Address": "10.88.0.77"}, "Aliases": ["a"],
+    "MacAddress": "02:42:0a:58:00:4d",
+}  # fmt: skip
+LIMITS = {
+    "CpuShares": 512, "Memory": 2**23, "CpuPeriod": 100_000, "CpuQuota": 50_000,
+    "CpusetCpus": "0", "CpusetMems": "0", "MemoryReservation": 2**22, "MemorySwap": 2**24,
+    "MemorySwappiness": 10, "OomKillDisable": False, "PidsLimit": 5, "BlkioWeight": 10,
+    "BlkioWeightDevice": [{"Path": "/dev/null", "Weight": 10}],
+    "BlkioDeviceReadBps": [{"Path": "/dev/null", "Rate": 1}],
+    "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 2},
+}  # fmt: skip
+PLAIN = {
+    "Image": "zaggash/demo-webapp:latest", "Hostname": "h", "Domainname": "d.e", "User": "1000:10",
+    "AttachStdout": True, "ExposedPorts": {"80/tcp": {}}, "Tty": False, "OpenStdin": True,
+    "StdinOnce": True, "Env": ["A=b"], "Cmd": ["sleep", "5"], "Entrypoint": ["/bin/sh"],
+    "Volumes": {"/anonymous": {}}, "WorkingDir": "/", "Labels": {"a": "b"},
+    "MacAddress": "02:42:0a:58:00:4e", "StopSignal": "SIGTERM", "StopTimeout": 1, "Shell": ["sh"],
+    "Healthcheck": {"Test": ["CMD", "true"], "Interval": 10**9, "Timeout": 10**9, "Retries": 1},
+    "HostConfig": LIMITS | {
+        "Binds": ["/tmp:/data:ro,rslave", "data:/v:nocopy"], "NetworkMode": "default",
+        "ContainerIDFile": "/tmp/id",
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m"}},
+        "PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8000-8010"}]},
+        "VolumesFrom": [], "ConsoleSize": [24, 80], "Annotations": {"a": "b"},
+        "CapAdd": ["NET_ADMIN"], "CapDrop": ["ALL"], "CgroupnsMode": "private",
+        "Dns": ["1.1.1.1"], "DnsOptions": ["ndots:1"], "DnsSearch": ["a.b"],
+        "ExtraHosts": ["x:1.2.3.4", "y:host-gateway"], "GroupAdd": ["10"], "IpcMode": "private",
+        "OomScoreAdj": 5, "PidMode": "", "PublishAllPorts": True, "ReadonlyRootfs": True,
+        "SecurityOpt": ["no-new-privileges", "seccomp=unconfined"], "Tmpfs": {"/t": "size=1m,ro"},
+        "UTSMode": "", "UsernsMode": "", "ShmSize": 2**20, "Runtime": "runc", "Init": True,
+        "Sysctls": {"net.ipv4.ip_forward": "1"}, "MaskedPaths": [], "ReadonlyPaths": [],
+        "Mounts": [{"Type": "tmpfs", "Target": "/m", "TmpfsOptions": {"SizeBytes": 1}}],
+        "Devices": [{"PathOnHost": "/dev/null", "PathInContainer": "/dev/x",
+            "CgroupPermissions": "r"}],
+        "Ulimits": [{"Name": "nofile", "Hard": 10, "Soft": 5}],
+    },
+    "NetworkingConfig": {"EndpointsConfig": {"bridge": {}}},
+}  # fmt: skip
 SPEC = {
     "Name": "default", "Labels": {}, "Orchestration": {"TaskHistoryRetentionLimit": 5},
     "Raft": {"SnapshotInterval": 10000},
@@ -197,6 +251,11 @@ VALID: Mapping[tuple[str, str], tuple[list[tuple[str, str]], Any]] = {
         None,
     ),
     ("GET", "/containers/json"): ([("all", "1"), ("limit", "5"), ("filters", FILTERS)], None),
+    ("POST", "/containers/create"): ([("name", "plain"), ("platform", "linux")], PLAIN),
+    ("POST", "/containers/prune"): ([("filters", '{"label":["no=such"],"until":["1h"]}')], None),
+    ("POST", "/containers/{id}/update"): ([], LIMITS),
+    ("POST", "/containers/{id}/rename"): ([("name", "here")], None),
+    ("POST", "/containers/{id}/restart"): ([("t", "1"), ("signal", "SIGTERM")], None),
     ("GET", "/containers/{id}/logs"): (LOGS, None),
     ("GET", "/containers/{id}/top"): ([("ps_args", "-e -o pid,args")], None),
     ("GET", "/containers/{id}/archive"): ([("path", "/etc/passwd")], None),
@@ -217,6 +276,23 @@ VALID: Mapping[tuple[str, str], tuple[list[tuple[str, str]], Any]] = {
         None,
     ),
     ("POST", "/images/create"): ([("fromImage", "busybox"), ("tag", "latest")], None),
+    ("GET", "/images/get"): ([("names", "zaggash/demo-webapp:latest"), ("names", "a")], None),
+    ("GET", "/images/{id:.+}/get"): ([("platform", '{"os":"linux","architecture":"amd64"}')], None),
+    ("GET", "/images/{id:.+}/history"): ([], None),
+    ("POST", "/images/{id:.+}/push"): ([("tag", "latest")], None),
+    ("POST", "/commit"): (
+        [
+            ("container", "here"),
+            ("repo", "a/b"),
+            ("tag", "c"),
+            ("author", "a"),
+            ("comment", "b"),
+            ("changes", "EXPOSE 80-90/udp"),
+            ("changes", "HEALTHCHECK --interval=1s --retries=2 CMD true"),
+            ("changes", 'ENV A="b c" D=e'),
+        ],
+        {},
+    ),
     ("POST", "/images/{id:.+}/tag"): ([("repo", "a.b:5000/c"), ("tag", "d")], None),
     ("DELETE", "/images/{id:.+}"): ([("force", "0")], None),
     ("GET", "/volumes"): ([("filters", FILTERS)], None),
@@ -226,6 +302,8 @@ VALID: Mapping[tuple[str, str], tuple[list[tuple[str, str]], Any]] = {
     ("DELETE", "/volumes/{id}"): ([("force", "1")], None),
     ("GET", "/networks"): ([("filters", FILTERS)], None),
     ("POST", "/networks/create"): ([], NETWORK),
+    ("POST", "/networks/{id}/connect"): ([], {"Container": "here", "EndpointConfig": ENDPOINT}),
+    ("POST", "/networks/{id}/disconnect"): ([], {"Container": "here", "Force": False}),
     ("POST", "/networks/prune"): ([("filters", '{"label":["no=such"]}')], None),
     ("GET", "/networks/{id}"): ([("verbose", "1"), ("scope", "swarm")], None),
     ("POST", "/swarm/init"): ([], INIT),
@@ -298,6 +376,7 @@ KNOWN: tuple[Draft, ...] = (
     Draft("POST", "/containers/{id}/resize", query=[("h", str(10**30)), ("w", "1")]),
     Draft("POST", "/containers/{id}/stop", query=[("t", "9" * 5000)]),
     Draft("GET", "/events", query=[("since", "9" * 5000)]),
+    Draft("PUT", "/containers/{id}/archive", query=[("path", "/" + "a" * 256)], data=b""),
     Draft("POST", "/swarm/init", body=INIT | {"DefaultAddrPool": ["10.0.0.0/8"] * 20_000}),
 )
 """From the outside in: the same requests each time, before all others."""

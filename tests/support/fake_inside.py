@@ -15,6 +15,7 @@ from weft.runtime.container_root import ContainerRoot, wanted
 from weft.runtime.copy_in import unpack_into
 from weft.runtime.copy_out import archive, export
 from weft.runtime.fake_processes import ProcessRuntime
+from weft.runtime.inside import not_copied
 from weft.runtime.room import Room
 from weft.runtime.upper_layer import layer
 
@@ -50,6 +51,8 @@ class FakeInside:
             raise NotFound(
                 f"Could not find the file {path} in container {self._runtime.get(id).config.name}"
             ) from error
+        except OSError as error:
+            raise not_copied(path, self._runtime.get(id).config.name, error) from error
         finally:
             root.close()
 

@@ -12,10 +12,19 @@ import secrets
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
+from errno import ENAMETOOLONG
 from pathlib import Path
 from typing import TypeVar
 
-from weft.errors import Conflict, NotFound, OperationFailed, cause_of
+from weft.errors import (
+    Conflict,
+    InvalidArgument,
+    NotFound,
+    OperationFailed,
+    WeftError,
+    cause_of,
+    clip,
+)
 from weft.model.container import ContainerState, Image
 from weft.model.ids import ContainerId
 from weft.model.inside import Change, PathStat, Usage
@@ -212,9 +221,7 @@ class ConmonInside:
                 f"Could not find the file {path} in container {self._name(id)}"
             ) from error
         except OSError as error:
-            raise OperationFailed(
-                f"cannot copy {path} of container {self._name(id)}: {cause_of(error)}"
-            ) from error
+            raise not_copied(path, self._name(id), error) from error
 
     def _name(self, id: ContainerId) -> str:
         return self._runtime.get(id).config.name
@@ -252,3 +259,9 @@ def _close(pieces: Iterator[bytes]) -> None:
     close = getattr(pieces, "close", None)
     if close is not None:
         close()
+
+
+def not_copied(path: str, container: str, error: OSError) -> WeftError:
+    """A path that no file can have is the client's fault."""
+    kind = InvalidArgument if error.errno == ENAMETOOLONG else OperationFailed
+    return kind(f"cannot copy {clip(path)} of container {container}: {cause_of(error)}")
