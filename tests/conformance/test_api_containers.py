@@ -52,7 +52,9 @@ def test_what_cannot_be_run_has_the_exit_code_of_a_shell(daemon: Daemon) -> None
     done = daemon.run("run", "--name", "absent", *ALONE, IMAGE, "no-such-program")
     assert (done.returncode, b"executable file not found" in done.stderr) == (127, True)
     assert state_of(daemon, "absent") == "created"
-    assert "not found" in daemon.ok("inspect", "absent", "--format", "{{.State.Error}}")
+    shown = "{{.State.ExitCode}} {{.State.Error}}"
+    error = daemon.ok("inspect", "absent", "--format", shown)
+    assert (error[:4], "not found" in error) == ("127 ", True)
     assert daemon.run("run", "--rm", *ALONE, IMAGE, "no-such-program").returncode == 127
     assert daemon.ok("ps", "-a", "--format", "{{.Names}}").split() == ["absent"]
     assert daemon.run("run", *ALONE, "missing", "true").returncode == 125

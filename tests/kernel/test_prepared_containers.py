@@ -17,6 +17,7 @@ from weft.model.limits import FurtherLimits
 from weft.model.meta import SECOND
 from weft.model.plain_container import PlainContainer
 from weft.model.service import Mount, Resources
+from weft.model.start_failure import NOT_FOUND
 from weft.runtime.conmon import ConmonRuntime
 from weft.runtime.mounts import mount_points_below
 
@@ -76,6 +77,7 @@ async def test_one_that_cannot_be_made_stays_prepared_and_says_why(
         await runtime.start(config.id)
     found = runtime.get(config.id)
     assert (found.state, "not found" in found.error) == (ContainerState.CREATED, True)
+    assert found.exit_code == NOT_FOUND
     assert mount_points_below(host.data) == []
     assert (await runtime.stop(config.id, 0)).state is ContainerState.CREATED
 

@@ -25,6 +25,7 @@ from weft.errors import (
     Forbidden,
     InvalidArgument,
     NotFound,
+    OperationFailed,
     Unsupported,
     WeftError,
     described,
@@ -39,6 +40,7 @@ from weft.model.limits import FurtherLimits
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.plain_container import PlainContainer, RestartRule, restart_pause
 from weft.model.service import Resources
+from weft.model.start_failure import UNKNOWN, start_exit_code
 from weft.system.supervision import contained, ended
 
 log = logging.getLogger(__name__)
@@ -326,13 +328,30 @@ class PlainContainers:
         config = msgspec.structs.replace(container.config, plain=plain)
         life.no_restart.clear()
         try:
-            config = await self._connected(config)
-            await self._engine.runtime.configure(config)
-            await self._engine.start(container.id)
+            await self._prepare(config)
+            await self._run(container.id)
         except BaseException:
             await asyncio.shield(self._engine.local.disconnect(container.id))
             raise
         self._follow(container.id, life)
+
+    async def _prepare(self, config: ContainerConfig) -> None:
+        """The container is configured as it is to start."""
+        runtime = self._engine.runtime
+        try:
+            await runtime.configure(await self._connected(config))
+        except WeftError as error:
+            await runtime.not_started(config.id, error, UNKNOWN)
+            raise
+
+    async def _run(self, id: ContainerId) -> None:
+        """Raises `InvalidArgument` for a program that is not there or may not be run, as Docker."""
+        try:
+            await self._engine.start(id)
+        except OperationFailed as error:
+            if start_exit_code(str(error)) == UNKNOWN:
+                raise
+            raise InvalidArgument(str(error)) from error
 
     async def _connected(self, config: ContainerConfig) -> ContainerConfig:
         """The configuration with the network that the container has from now on."""

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from weft.errors import WeftError
 from weft.model.container import (
     Container,
     ContainerConfig,
@@ -100,7 +101,13 @@ class Runtime(Protocol):
 
     async def start(self, id: ContainerId, files: Sequence[MemoryFile] = ()) -> Container:
         """A prepared or ended container is made (again), for which it needs its `files` again. If
-        that fails it stays as it was, and its `error` says why. A running one is no error."""
+        that fails it stays as it was, but for its `error`, which says why, and its `exit_code`, see
+        `start_exit_code`. A running one is no error."""
+        ...
+
+    async def not_started(self, id: ContainerId, error: WeftError, exit_code: int) -> None:
+        """Notes why a container that does not run could not be started, before it came to
+        `start`."""
         ...
 
     async def stop(self, id: ContainerId, grace: Nanoseconds, signal: str = "") -> Container:

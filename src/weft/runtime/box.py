@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from weft.errors import Conflict, NotFound
+from weft.errors import Conflict, NotFound, WeftError
 from weft.model.container import (
     END_NOT_SEEN,
     Container,
@@ -20,6 +20,7 @@ from weft.model.container import (
 from weft.model.ids import ContainerId
 from weft.model.meta import Nanoseconds
 from weft.model.signals import signal_number
+from weft.model.start_failure import start_exit_code
 from weft.runtime.base import Images
 from weft.runtime.limits import check_limits
 from weft.runtime.record import Directory, Record
@@ -93,6 +94,10 @@ class Box:
         if self.removed:
             raise NotFound(f"No such container: {self.container.id}")
 
+    def check_running(self) -> None:
+        if not self.is_running:
+            raise Conflict(f"container {self.container.id} is not running")
+
     def check_not_paused(self, what: str) -> None:
         """Raises `Conflict` with Docker's text."""
         if self.container.paused:
@@ -106,6 +111,12 @@ class Box:
 
     def write_container(self, **changes: Any) -> None:
         self.write(container=msgspec.structs.replace(self.container, **changes))
+
+    def not_started(self, error: BaseException, exit_code: int | None = None) -> None:
+        """See `Runtime.not_started`. A start that was called off changes no exit code."""
+        if isinstance(error, WeftError):
+            code = start_exit_code(str(error)) if exit_code is None else exit_code
+            self.write_container(error=str(error), exit_code=code)
 
     def attach(self) -> ContainerStreams | PendingStreams:
         """Raises `Conflict` if a task's container does not run."""

@@ -29,7 +29,7 @@ from signal import SIGKILL
 
 import msgspec
 
-from weft.errors import Conflict, InvalidArgument, NotFound, OperationFailed
+from weft.errors import Conflict, InvalidArgument, NotFound, OperationFailed, WeftError
 from weft.model.container import (
     Container,
     ContainerConfig,
@@ -233,11 +233,14 @@ class ConmonRuntime:
                 async with self._slots:
                     await self._oci.start(id)
             except OperationFailed as error:
-                box.write_container(error=str(error))
+                box.not_started(error)
                 raise
             self._mark_started(box, moment)
         log.info("container.started container=%s pid=%d", id[:12], box.container.pid)
         return box.container
+
+    async def not_started(self, id: ContainerId, error: WeftError, exit_code: int) -> None:
+        self._box(id).not_started(error, exit_code)
 
     async def _make_again(self, box: Box, files: Sequence[MemoryFile]) -> None:
         """Makes a prepared or ended container. If that fails the container stays as it was but for
@@ -260,7 +263,7 @@ class ConmonRuntime:
         except BaseException as error:
             box.record, box.ended = before, ended
             await asyncio.shield(self._put_away(box))
-            box.write_container(error=str(error))
+            box.not_started(error)
             raise
         self._watch_if_made(box)
 
@@ -365,8 +368,7 @@ class ConmonRuntime:
     async def pause(self, id: ContainerId) -> Container:
         box = self._box(id)
         async with box.lock:
-            if not box.is_running:
-                raise Conflict(f"container {id} is not running")
+            box.check_running()
             if not box.container.paused:
                 await self._oci.pause(id)
                 box.write_container(paused=True)
@@ -448,8 +450,7 @@ class ConmonRuntime:
         privileged: bool = False,
     ) -> Command:
         box = self._box(id)
-        if not box.is_running:
-            raise Conflict(f"container {id} is not running")
+        box.check_running()
         if not argv:
             raise InvalidArgument("No exec command specified")
         box.check_not_paused("exec")
@@ -470,8 +471,7 @@ class ConmonRuntime:
 
     async def top(self, id: ContainerId) -> list[int]:
         box = self._box(id)
-        if not box.is_running:
-            raise Conflict(f"container {id} is not running")
+        box.check_running()
         return self._oci.processes(id)
 
     def look_away(self) -> None:

@@ -34,6 +34,7 @@ from weft.model.ids import ContainerId
 from weft.model.meta import Nanoseconds
 from weft.model.references import parse
 from weft.model.registry import Distribution, RegistryAuth
+from weft.model.start_failure import start_exit_code
 from weft.runtime.base import Attached, Exec, Images
 from weft.runtime.box import check_free
 from weft.runtime.fake_exec import KILLED, FakeExec, Outcomes
@@ -157,7 +158,8 @@ class FakeRuntime:
     # --- for tests
 
     def fail(self, effect: Effect, cause: str, times: int = 1) -> None:
-        """The next calls raise `OperationFailed` with this message and change nothing."""
+        """The next calls raise `OperationFailed` with this message and change nothing, but that a
+        container knows why it was not started."""
         self._failures.setdefault(effect, []).extend([cause] * times)
 
     def die(self, id: ContainerId, exit_code: int = 0, oom_killed: bool = False) -> None:
@@ -238,16 +240,25 @@ class FakeRuntime:
 
     async def start(self, id: ContainerId, files: Sequence[MemoryFile] = ()) -> Container:
         self._check_can_start(id)
-        await self._effect("start")
-        container = self._check_can_start(id)
+        try:
+            await self._effect("start")
+            return await self._start(self._check_can_start(id), files)
+        except OperationFailed as error:
+            if id in self._containers:
+                await self.not_started(id, error, start_exit_code(str(error)))
+            raise
+
+    async def not_started(self, id: ContainerId, error: WeftError, exit_code: int) -> None:
+        self._containers[id] = msgspec.structs.replace(
+            self.get(id), error=str(error), exit_code=exit_code
+        )
+
+    async def _start(self, container: Container, files: Sequence[MemoryFile]) -> Container:
+        id = container.id
         if container.state is ContainerState.EXITED:
             check_files(container.config, files)
             self.files[id] = tuple(files)
-        try:
-            pid = await self._spawn(container)
-        except OperationFailed as error:
-            self._containers[id] = msgspec.structs.replace(container, error=str(error))
-            raise
+        pid = await self._spawn(container)
         started = msgspec.structs.replace(
             container,
             state=ContainerState.RUNNING,

@@ -35,9 +35,14 @@ def test_containers_share_a_range_until_none_of_its_ports_is_free(tmp_path: Path
             status, answer = await run("three")
             assert status == 500
             assert answer["message"].endswith(": all ports are allocated")
+            _, told, _ = await ask("GET", "/containers/three/json")
+            assert (told["State"]["Status"], told["State"]["ExitCode"]) == ("created", 128)
+            assert told["State"]["Error"] == answer["message"]
             await ask("DELETE", "/containers/one?force=1")
             assert (await ask("POST", "/containers/three/start"))[0] == 204
             assert await port("three") == "48100"
+            _, told, _ = await ask("GET", "/containers/three/json")
+            assert (told["State"]["ExitCode"], told["State"]["Error"]) == (0, "")
 
     asyncio.run(check())
 

@@ -11,12 +11,13 @@ import pytest
 from tests.support import virtual_time
 from tests.support.engines import engine_on_fakes
 from weft.engine.plain_containers import PlainContainers
-from weft.errors import Conflict, NotFound, OperationFailed
+from weft.errors import Conflict, InvalidArgument, NotFound, OperationFailed
 from weft.model.container import Container, ContainerState
 from weft.model.container_request import ContainerRequest
 from weft.model.ids import ContainerId
 from weft.model.plain_container import NamespaceModes, PlainContainer, RestartName, RestartRule
 from weft.model.service import ContainerSpec
+from weft.model.start_failure import NOT_FOUND, NOT_RUNNABLE, UNKNOWN
 from weft.runtime.fake import FakeImages, FakeRuntime
 
 
@@ -202,6 +203,33 @@ async def test_a_start_that_fails_says_why_and_may_be_tried_again(bed: Bed) -> N
     with pytest.raises(OperationFailed):
         await bed.run("other", auto_remove=True)
     assert [c.config.name for c in bed.runtime.containers()] == ["web"]
+
+
+@run
+async def test_a_start_that_fails_leaves_an_exit_code(bed: Bed) -> None:
+    cause = 'exec: "nope": {}'
+    for text, code in (
+        ("executable file not found in $PATH", NOT_FOUND),
+        ("stat /nope: no such file or directory", NOT_FOUND),
+        ("permission denied", NOT_RUNNABLE),
+        ("is a directory", NOT_RUNNABLE),
+    ):
+        bed.runtime.fail("start", cause.format(text))
+        with pytest.raises(InvalidArgument, match=f"{text[:9]}"):
+            await bed.run(f"c{bed.engine.new_id()}")
+        container = bed.runtime.containers()[-1]
+        assert (container.state, container.exit_code) == (ContainerState.CREATED, code)
+        assert container.error == cause.format(text)
+    id = await bed.run("web")
+    bed.runtime.die(id, 0)
+    while bed.get(id).state is ContainerState.RUNNING:
+        await asyncio.sleep(0)
+    bed.runtime.fail("start", "no memory")
+    with pytest.raises(OperationFailed, match="no memory"):
+        await bed.plain.start(id)
+    assert (bed.get(id).state, bed.get(id).exit_code) == (ContainerState.EXITED, UNKNOWN)
+    await bed.plain.start(id)
+    assert (bed.get(id).exit_code, bed.get(id).error) == (0, "")
 
 
 @run
