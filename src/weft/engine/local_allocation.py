@@ -38,18 +38,6 @@ def check_subnet(subnet: IPv4Network, taken: Iterable[IPv4Network]) -> None:
         raise Forbidden(OVERLAP)
 
 
-def choose_gateway(pool: Pool) -> IPv4Address:
-    """The address that the user named, else the subnet's first that is not reserved. Raises
-    `Exhausted`."""
-    if pool.gateway is not None:
-        return pool.gateway
-    reserved = set(pool.reserved.values())
-    found = next((host for host in pool.subnet.hosts() if host not in reserved), None)
-    if found is None:
-        raise Exhausted(f"cannot choose a gateway: no address is free in {pool.subnet}")
-    return found
-
-
 def choose_address(
     network: BridgeNetwork, held: Collection[IPv4Address], wanted: IPv4Address | None
 ) -> IPv4Address:
@@ -161,11 +149,16 @@ def _own_port(
 ) -> Port:
     """The only one that will do."""
     if held.has((address, port.protocol, numbers[0])):
-        raise OperationFailed(
-            f"Bind for {address or '0.0.0.0'}:{numbers[0]} failed: port is already allocated"
-        )
+        raise taken_port(address, numbers[0])
     check(port.protocol, numbers[0], address)
     return numbers[0]
+
+
+def taken_port(address: IPv4Address | None, number: Port) -> OperationFailed:
+    """The error for a port of the host that another container publishes."""
+    return OperationFailed(
+        f"Bind for {address or '0.0.0.0'}:{number} failed: port is already allocated"
+    )
 
 
 def _free_port(

@@ -13,7 +13,6 @@ from weft.engine.local_allocation import (
     Binding,
     check_subnet,
     choose_address,
-    choose_gateway,
     choose_ports,
     choose_subnet,
 )
@@ -182,7 +181,7 @@ class LocalBook:
             id=NetworkId(hex_id(self._origin.entropy(CONTAINER_ID_BYTES))),
             spec=spec,
             subnet=pool.subnet,
-            gateway=choose_gateway(pool),
+            gateway=pool.gateway_or_first(),
             created_at=self._origin.clock(),
         )
         self.check_device(network)
@@ -200,7 +199,7 @@ class LocalBook:
             id=self._default,
             spec=BridgeNetworkSpec(name=DEFAULT_NETWORK),
             subnet=subnet,
-            gateway=choose_gateway(Pool(subnet)),
+            gateway=Pool(subnet).gateway_or_first(),
             created_at=self._origin.clock(),
             is_default=True,
         )

@@ -13,7 +13,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network
-from pathlib import Path
 
 import msgspec
 
@@ -23,20 +22,11 @@ from weft.engine import local_views
 from weft.engine.adapters import NetworkAdapters, Origin
 from weft.engine.events import EventLog
 from weft.engine.footprint import of_bridge, of_local
-from weft.engine.forwarder import NameServers
 from weft.engine.local_book import NONE, LocalBook
 from weft.engine.network import NetworkLoop
-from weft.engine.resolver import Resolvers
-from weft.errors import (
-    Forbidden,
-    OperationFailed,
-    WeftError,
-)
-from weft.model.bridge_network import (
-    SHORT_ID,
-    BridgeNetwork,
-    BridgeNetworkSpec,
-)
+from weft.engine.resolver import REOPEN_PAUSE, Resolvers
+from weft.errors import Forbidden, OperationFailed, WeftError
+from weft.model.bridge_network import SHORT_ID, BridgeNetwork, BridgeNetworkSpec
 from weft.model.container import Container, ContainerState
 from weft.model.endpoint_settings import EndpointSettings
 from weft.model.ids import ContainerId, NetworkId
@@ -49,7 +39,6 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 30.0
 """Seconds that a container waits for its network."""
-REOPEN_PAUSE = 1.0
 NOT_CONNECTED = "container {} is not connected to network {}"
 LATE = (
     "cannot set up the network: nothing happened for {:.0f} s; a member of a swarm waits until a"
@@ -69,16 +58,11 @@ class LocalNetworks:
     ) -> None:
         """`default`: id of the network `bridge`."""
         self._loop = loop
-        self._adapters = adapters
         self._events = events
         self._containers = containers
         self._book = LocalBook(adapters, origin, default, lambda: loop.swarm)
         self._resolvers: Resolvers[LocalSandbox] = Resolvers(
-            adapters.names.open_resolver,
-            adapters.names.open_socket,
-            self._namespace_file,
-            self._zone,
-            self._name_servers,
+            adapters, self._zone, lambda place: place.dns_servers
         )
         self._answering: set[asyncio.Task[None]] = set()
 
@@ -321,17 +305,9 @@ class LocalNetworks:
                 log.warning("resolver.reopen_failed container=%s cause=%s", place.container, error)
                 await asyncio.sleep(REOPEN_PAUSE)
 
-    def _namespace_file(self, place: LocalSandbox) -> Path:
-        return self._adapters.namespaces / place.key
-
     def _zone(self, place: LocalSandbox) -> Zone:
         present = self._book.sandboxes.get(place.container, place)
         return local_zone(present, self._book.networks, self._book.sandboxes.values())
-
-    def _name_servers(self, place: LocalSandbox) -> NameServers:
-        if place.dns_servers:
-            return NameServers(place.dns_servers, self._namespace_file(place))
-        return NameServers(self._adapters.names.host_resolver().servers)
 
     def _tell(self, network: BridgeNetwork, action: str) -> None:
         attributes = {"name": network.name, "type": "bridge"}

@@ -11,7 +11,6 @@ leaves everything as it is. The network loop is the engine's, which has a part o
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -20,8 +19,8 @@ from weft.engine import views
 from weft.engine.encryption import Encryption
 from weft.engine.engine import Engine
 from weft.engine.footprint import of_sandbox
-from weft.engine.forwarder import NameServers
-from weft.engine.resolver import Resolvers
+from weft.engine.local_allocation import taken_port
+from weft.engine.resolver import REOPEN_PAUSE, Resolvers
 from weft.errors import OperationFailed, WeftError
 from weft.model.assignment import Overlays
 from weft.model.ids import ContainerId, WorkloadId
@@ -35,8 +34,6 @@ from weft.system.supervision import lasting
 
 log = logging.getLogger(__name__)
 
-REOPEN_PAUSE = 1.0
-
 
 class Networking:
     def __init__(self, engine: Engine, facts: NodeFacts) -> None:
@@ -46,13 +43,7 @@ class Networking:
         self.loop = engine.network
         self._encryption = Encryption(adapters.esp, adapters.no_esp, facts, self._desire)
         self._names = NameCache()
-        self._resolvers: Resolvers[Sandbox] = Resolvers(
-            adapters.names.open_resolver,
-            adapters.names.open_socket,
-            self._namespace_file,
-            self._zone,
-            self._name_servers,
-        )
+        self._resolvers: Resolvers[Sandbox] = Resolvers(adapters, self._zone, self._name_servers)
         self._overlays = Overlays()
         self._residents: dict[WorkloadId, Resident] = {}
 
@@ -105,10 +96,7 @@ class Networking:
 
     def _check_port(self, port: PublishedPort) -> None:
         if self._engine.local.publishes(port):
-            raise OperationFailed(
-                f"Bind for {port.host_address or '0.0.0.0'}:{port.published} failed: port is"
-                " already allocated"
-            )
+            raise taken_port(port.host_address, port.published)
         self._engine.adapters.network.check_port(port.protocol, port.published, port.host_address)
 
     async def connect(self, sandbox: Sandbox) -> None:
@@ -199,15 +187,9 @@ class Networking:
             self._overlays, resident.workload if resident is not None else None, self._names
         )
 
-    def _namespace_file(self, sandbox: Sandbox) -> Path:
-        return self._engine.adapters.network.namespaces / sandbox.key
-
-    def _name_servers(self, sandbox: Sandbox) -> NameServers:
+    def _name_servers(self, sandbox: Sandbox) -> tuple[str, ...]:
         resident = self._residents.get(sandbox.workload)
-        own = resident.workload.spec.dns_servers if resident is not None else ()
-        if own:
-            return NameServers(own, self._namespace_file(sandbox))
-        return NameServers(self._engine.adapters.network.names.host_resolver().servers)
+        return resident.workload.spec.dns_servers if resident is not None else ()
 
     def _tell_networks(self, action: str, overlays: Overlays, without: Overlays) -> None:
         """Of networks that reach this node from now on, or no longer do."""

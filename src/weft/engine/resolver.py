@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 from weft.dns import codec
 from weft.dns.resolver import Forward, answer, failure
 from weft.dns.zone import Zone
-from weft.engine.adapters import OpenResolver, OpenSocket
+from weft.engine.adapters import NetworkAdapters
 from weft.engine.forwarder import Forwarder, NameServers
 from weft.model.local_sandbox import LocalSandbox
 from weft.model.sandbox import RESOLVER_ADDRESS, RESOLVER_PORT, Sandbox
@@ -30,6 +30,8 @@ MAX_CONNECTIONS = 32
 """TCP connections of one container at a time."""
 IDLE = 10.0
 """Seconds that a TCP connection may be silent."""
+REOPEN_PAUSE = 1.0
+"""Seconds before a name server that could not be opened for a running container is tried again."""
 
 Address = tuple[str, int]
 
@@ -151,17 +153,16 @@ class Resolvers(Generic[S]):
 
     def __init__(
         self,
-        open_resolver: OpenResolver,
-        open_socket: OpenSocket,
-        namespace_file: Callable[[S], Path],
+        adapters: NetworkAdapters,
         zone: Callable[[S], Zone],
-        servers: Callable[[S], NameServers],
+        named: Callable[[S], tuple[str, ...]],
     ) -> None:
-        self._open_sockets = open_resolver
-        self._namespace_file: Callable[[S], Path] = namespace_file
+        """`zone`: the names that the sandbox may see. `named`: the name servers that its user
+        named."""
+        self._adapters = adapters
         self._zone: Callable[[S], Zone] = zone
-        self._servers: Callable[[S], NameServers] = servers
-        self._forwarder = Forwarder(open_socket)
+        self._named: Callable[[S], tuple[str, ...]] = named
+        self._forwarder = Forwarder(adapters.names.open_socket)
         self._open: dict[str, SandboxResolver] = {}
 
     def has(self, sandbox: S) -> bool:
@@ -172,7 +173,7 @@ class Resolvers(Generic[S]):
         `OperationFailed`."""
         if sandbox.id in self._open:
             return
-        sockets = await self._open_sockets(
+        sockets = await self._adapters.names.open_resolver(
             self._namespace_file(sandbox), RESOLVER_ADDRESS, RESOLVER_PORT
         )
         resolver = SandboxResolver(
@@ -193,3 +194,12 @@ class Resolvers(Generic[S]):
         for resolver in self._open.values():
             resolver.close()
         self._open.clear()
+
+    def _namespace_file(self, sandbox: S) -> Path:
+        return self._adapters.namespaces / sandbox.key
+
+    def _servers(self, sandbox: S) -> NameServers:
+        named = self._named(sandbox)
+        if named:
+            return NameServers(named, self._namespace_file(sandbox))
+        return NameServers(self._adapters.names.host_resolver().servers)

@@ -17,7 +17,7 @@ _SOCKETS = {
 
 def check_free(protocol: Protocol, port: Port, address: IPv4Address | None = None) -> None:
     """Binds the port for a moment, on one address or on all (None), in the namespace of the calling
-    thread. Raises `OperationFailed` with the original's text if that is impossible. Where the
+    thread. Raises `OperationFailed` with Docker's text if that is impossible. Where the
     kernel has no SCTP no program can have such a port."""
     own = address or IPv4Address(0)
     kind, number = _SOCKETS[protocol]

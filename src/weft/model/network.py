@@ -4,6 +4,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import msgspec
 
+from weft.errors import Exhausted
 from weft.model.addresses import Vni
 from weft.model.encryption import IcvBits
 from weft.model.ids import NetworkId
@@ -19,6 +20,17 @@ class Pool(msgspec.Struct, frozen=True, omit_defaults=True):
     """The only part of the subnet from which addresses are given out."""
     reserved: dict[str, IPv4Address] = msgspec.field(default_factory=dict)
     """`--aux-address`: addresses that are never given out."""
+
+    def gateway_or_first(self) -> IPv4Address:
+        """The gateway asked for, else the subnet's first address that is not reserved. Raises
+        `Exhausted`."""
+        if self.gateway is not None:
+            return self.gateway
+        reserved = set(self.reserved.values())
+        found = next((host for host in self.subnet.hosts() if host not in reserved), None)
+        if found is None:
+            raise Exhausted(f"cannot choose a gateway: no address is free in {self.subnet}")
+        return found
 
 
 class NetworkSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

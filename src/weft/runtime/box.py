@@ -174,7 +174,7 @@ def new_box(
     return Box(directory, Record(container=container, stop_signal=stop_signal))
 
 
-def check_free(config: ContainerConfig, others: Iterable[Container]) -> None:
+def check_name_free(config: ContainerConfig, others: Iterable[Container]) -> None:
     """Raises `Conflict` with Docker's text if a container has the id or the name."""
     for other in others:
         if config.id == other.id or config.name == other.config.name:

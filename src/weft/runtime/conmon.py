@@ -43,7 +43,7 @@ from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.signals import signal_number
 from weft.model.volume import volumes_of
-from weft.runtime.box import Box, ImageFiles, check_free, new_box, opened
+from weft.runtime.box import Box, ImageFiles, check_name_free, new_box, opened
 from weft.runtime.command import Command
 from weft.runtime.confinement import Confiner
 from weft.runtime.container_logs import ContainerLogs
@@ -180,7 +180,7 @@ class ConmonRuntime:
 
     def _new_box(self, config: ContainerConfig) -> tuple[Box, Image]:
         image = self._images.find(config.spec.image)
-        check_free(config, self.containers())
+        check_name_free(config, self.containers())
         swap = memory_and_swap(config.limits, self.limits_swap, config.further.memory_swap)
         directory = Directory(self._containers / config.id)
         box = new_box(directory, config, image, self._clock(), swap)
@@ -210,7 +210,7 @@ class ConmonRuntime:
 
     async def configure(self, config: ContainerConfig) -> Container:
         box = self._box(config.id)
-        check_free(config, (c for c in self.containers() if c.id != config.id))
+        check_name_free(config, (c for c in self.containers() if c.id != config.id))
         swap = memory_and_swap(config.limits, self.limits_swap, config.further.memory_swap)
         if box.is_running and box.has_other_limits(config):
             await self._oci.update(config.id, box.directory.write_resources(config, swap))

@@ -36,7 +36,7 @@ from weft.model.references import parse
 from weft.model.registry import Distribution, RegistryAuth
 from weft.model.start_failure import start_exit_code
 from weft.runtime.base import Attached, Exec, Images
-from weft.runtime.box import check_free
+from weft.runtime.box import check_name_free
 from weft.runtime.fake_exec import KILLED, FakeExec, Outcomes
 
 Effect = Literal["create", "start", "stop", "remove"]
@@ -199,7 +199,7 @@ class FakeRuntime:
         await self._effect("create")
         check_files(config, files)
         others = self.containers() if config.plain is not None else ()
-        check_free(config, [*others, *(c for c in self.containers() if c.id == config.id)])
+        check_name_free(config, [*others, *(c for c in self.containers() if c.id == config.id)])
         image = self._images.find(config.spec.image)
         args = (
             *(config.spec.command or image.config.entrypoint),
@@ -223,7 +223,7 @@ class FakeRuntime:
         return await FakeRuntime.create(self, config)
 
     async def configure(self, config: ContainerConfig) -> Container:
-        check_free(config, (c for c in self.containers() if c.id != config.id))
+        check_name_free(config, (c for c in self.containers() if c.id != config.id))
         self._containers[config.id] = msgspec.structs.replace(self.get(config.id), config=config)
         return self.get(config.id)
 

@@ -12,7 +12,6 @@ from weft.engine.local_allocation import (
     POOLS,
     WantedPort,
     choose_address,
-    choose_gateway,
     choose_ports,
     choose_subnet,
 )
@@ -30,7 +29,7 @@ def network(subnet: str, **pool: object) -> BridgeNetwork:
         id=NetworkId("n1"),
         spec=BridgeNetworkSpec(name="back", pool=asked),
         subnet=asked.subnet,
-        gateway=choose_gateway(asked),
+        gateway=asked.gateway_or_first(),
     )
 
 

@@ -114,7 +114,7 @@ class _Pass:
         self.changes: list[Change] = []
         self.book = Book(state, self.networks)
         self.ports: Ports | None = None
-        self.robbed: dict[TaskId, Task] = {}
+        self.preempted: dict[TaskId, Task] = {}
         """Tasks on lost nodes whose addresses others need."""
         self.claimed = False
         """Whether a port or a VNI was given out."""
@@ -132,7 +132,7 @@ class _Pass:
         for task in self._until_full(self.state.tasks_in(TaskState.NEW).values()):
             if task.desired <= TaskState.RUNNING:
                 self._task(task)
-        return [*self._numbers(), *self.changes, *map(Put, self.robbed.values())]
+        return [*self._numbers(), *self.changes, *map(Put, self.preempted.values())]
 
     def _until_full(self, objects: Iterable[T]) -> Iterator[T]:
         """Ends when the decision is full. Only later objects need earlier ones, so a pass may end
@@ -187,7 +187,7 @@ class _Pass:
                 vni = vnis.choose(cursor, taken)
                 cursor = vni + 1
             taken.add(vni)
-            segments.append(Segment(pool.subnet, subnets.gateway(pool), vni))
+            segments.append(Segment(pool.subnet, pool.gateway_or_first(), vni))
         self.cluster = msgspec.structs.replace(self.cluster, next_vni=cursor)
         self.claimed = True
         return tuple(segments)
@@ -285,7 +285,7 @@ class _Pass:
         kept = {a.network: a for a in service.endpoint.addresses if self._stays(service, a)}
         missing = [id for id in networks if id not in kept]
         fixed = service.spec.virtual_addresses
-        self._free({id: fixed[id] for id in missing if id in fixed})
+        self._reclaim({id: fixed[id] for id in missing if id in fixed})
         found = self.book.find(missing, fixed)
         ports = self._ports(service)
         new = self.book.claim(found, fixed)
@@ -332,7 +332,7 @@ class _Pass:
                 raise Conflict(NO_INGRESS)
             wanted = {self.ingress: (), **wanted}
         fixed = service.spec.task_addresses(task.slot)
-        self._free({id: fixed[id] for id in wanted if id in fixed})
+        self._reclaim({id: fixed[id] for id in wanted if id in fixed})
         addresses = self.book.take(wanted, fixed)
         attachments = tuple(
             Attachment(id, address, wanted[id]) for id, address in addresses.items()
@@ -340,7 +340,7 @@ class _Pass:
         status = TaskStatus(TaskState.PENDING, self.now, PENDING_MESSAGE)
         return msgspec.structs.replace(task, ports=ports, attachments=attachments, status=status)
 
-    def _free(self, fixed: Mapping[NetworkId, IPv4Address]) -> None:
+    def _reclaim(self, fixed: Mapping[NetworkId, IPv4Address]) -> None:
         """Takes the addresses away from tasks that were told to stop and that no agent in reach
         can end: otherwise a service whose node was lost would wait for its address for a day. They
         are free in the next pass. If the node comes back, its agent learns at once that the task
@@ -350,9 +350,9 @@ class _Pass:
                 continue
             for task in self.state.tasks_attached(id).values():
                 if task.has(id, address) and self._is_lost(task):
-                    task = self.robbed.get(task.id, task)
+                    task = self.preempted.get(task.id, task)
                     left = tuple(a for a in task.attachments if a.network != id)
-                    self.robbed[task.id] = msgspec.structs.replace(task, attachments=left)
+                    self.preempted[task.id] = msgspec.structs.replace(task, attachments=left)
                     self.unserved = True
 
     def _is_lost(self, task: Task) -> bool:

@@ -10,10 +10,10 @@ because its routes take the default one, does not run tasks of a network that ov
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 
 from weft.errors import Exhausted
-from weft.model.network import Network, Pool
+from weft.model.network import Network
 from weft.model.sandbox import GATEWAY_BRIDGE, GATEWAY_INTERFACE
 from weft.model.state import ClusterState
 
@@ -85,15 +85,3 @@ def _lowest(
         if start + step - 1 <= end:
             return IPv4Network((start, size))
     return None
-
-
-def gateway(pool: Pool) -> IPv4Address:
-    """The gateway asked for, else the first host address that is not reserved. Raises
-    `Exhausted`."""
-    if pool.gateway is not None:
-        return pool.gateway
-    reserved = set(pool.reserved.values())
-    for host in pool.subnet.hosts():
-        if host not in reserved:
-            return host
-    raise Exhausted(f"no address for a gateway in {pool.subnet}")
