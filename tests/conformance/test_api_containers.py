@@ -331,7 +331,7 @@ def test_inspect_shows_what_was_asked_for(client: docker.DockerClient) -> None:
         (("--volumes-from", "absent"), "No such container: absent"),
         (("--pid", "container:absent"), "No such container: absent"),
         (("--ip", "10.0.0.1"), "supported on user defined networks only"),
-        (("--platform", "windows/amd64"), "platform windows/amd64 is not supported by Weft"),
+        (("--platform", "windows/amd64"), "choosing another platform (platform=windows/amd64)"),
         (("-w", "relative"), "it needs to be an absolute path"),
         (("--health-interval", "1us", "--health-cmd", "true"), "cannot be less than 1ms"),
         (("--restart", "sometimes"), "sometimes"),

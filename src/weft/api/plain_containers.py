@@ -15,6 +15,7 @@ from weft.api.filters import label_matches
 from weft.api.grace import grace_of, stop_signal_of
 from weft.api.names import random_name
 from weft.api.networks import find_view, views
+from weft.api.platforms import check_native
 from weft.api.schema.common import now, parse_until
 from weft.api.schema.container_request import (
     further_from,
@@ -30,15 +31,13 @@ from weft.control.requests.containers import (
     validate_container,
     validate_limits,
 )
-from weft.errors import Conflict, InvalidArgument, NotFound, Unsupported, clip
+from weft.errors import Conflict, InvalidArgument, NotFound, Unsupported
 from weft.model import references
 from weft.model.container import Container, ContainerState
 from weft.model.endpoint_settings import EndpointSettings
 from weft.model.ids import ContainerId
 from weft.model.service import Mount
 
-_OS = ("", "linux")
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 PRUNE_FILTERS = ("label", "label!", "until")
 NAMES = 6
 """Tries to find a name that nobody has, before it gets a longer number."""
@@ -48,7 +47,7 @@ async def create(call: Call) -> web.Response:
     wire = await call.body(NewContainerWire)
     if not wire.image:
         raise InvalidArgument("config cannot be empty in order to create a container")
-    _check_platform(call.query("platform"))
+    check_native(call)
     name = call.query("name").removeprefix("/") or _free_name(call)
     inherited = tuple(
         mount for text in wire.host_config.volumes_from for mount in _inherited(call, text)
@@ -66,19 +65,6 @@ def _inherited(call: Call, text: str) -> list[Mount]:
     name = text.partition(":")[0]
     other = find_container(call.node.containers, name)
     return inherited_from(text, {name: other.config.mount_points})
-
-
-def _check_platform(text: str) -> None:
-    """Raises `InvalidArgument`, or `NotFound` for a platform that no image here has."""
-    if not text:
-        return
-    system, _, architecture = text.partition("/")
-    machine = os.uname().machine
-    own = _ARCHITECTURES.get(machine, machine)
-    if system not in _OS or architecture.partition("/")[0] not in ("", own):
-        raise InvalidArgument(
-            f"platform {clip(text)} is not supported by Weft: this host runs linux/{own}"
-        )
 
 
 def _check_networks(call: Call, wanted: Iterable[EndpointSettings]) -> None:

@@ -7,7 +7,7 @@ from weft.api.call import Call
 from weft.errors import InvalidArgument, NotFound, Unsupported, clip
 from weft.model.container import Image
 
-_NAMES = {"x86_64": "amd64", "aarch64": "arm64"}
+_NAMES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 """OCI's names of machines."""
 
 
