@@ -56,6 +56,9 @@ class Swarm:
         self.tasks: dict[TaskId, TaskAssignment] = {}
         self._sandboxes: dict[TaskId, Sandbox] = {}
         self._used: dict[NetworkId, int] = {}
+        self._slots: dict[ServiceId, int] = {}
+        """The highest slot that a task of the service ever had. Ids are made of the slot, and no
+        task gets that of a task before it, which may have had other networks."""
         self.closed: set[TaskId] = set()
         """Tasks whose stop signal comes next."""
         self._workloads = Workloads(self.closed)
@@ -140,9 +143,7 @@ class Swarm:
         self.services[self.ingress][id] = msgspec.structs.replace(
             record, ports=tuple(ports), former=former
         )
-        slots = itertools.count(
-            1 + max((t.slot for t in self.tasks.values() if t.service == id), default=0)
-        )
+        slots = itertools.count(1 + self._slots.get(id, 0))
         tasks = [
             self._task(name, id, next(slots), self.nodes[node - 1], [self.ingress], ports)
             for node in on
@@ -215,6 +216,7 @@ class Swarm:
         networks: Sequence[NetworkId],
         ports: Sequence[PublishedPort],
     ) -> TaskId:
+        self._slots[service] = max(slot, self._slots.get(service, 0))
         id = TaskId(padded(f"{name}{slot}"))
         attachments = []
         for network in networks:

@@ -18,7 +18,7 @@ The rules before and after are compared namespace by namespace: every host remem
 published ports, each container remembers flows to virtual addresses.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 from types import MappingProxyType
 from typing import NamedTuple
@@ -69,9 +69,8 @@ def stale_flows(before: KernelState, after: KernelState) -> set[Place]:
                 known[key] = frozenset(map(Answered, _left(old, new)))
             found.update((name, stale) for stale in known[key])
             found.update((name, Asked(*port.key)) for port in _begun(old, new))
-        for ports, wanted in zip(old_ports, new_ports, strict=True):
-            if ports is not wanted:
-                found.update((name, stale) for stale in _of_host_ports(ports, wanted))
+        if any(ports is not wanted for ports, wanted in zip(old_ports, new_ports, strict=True)):
+            found.update((name, stale) for stale in _of_host_ports(old_ports, new_ports))
     return found
 
 
@@ -94,11 +93,18 @@ def _elements(namespace: Namespace, table: str, name: str) -> _HostPorts:
     return ports.elements if ports is not None else _NO_PORTS
 
 
-def _of_host_ports(old: _HostPorts, new: _HostPorts) -> Iterator[Stale]:
-    addresses = {target[0] for target in old.values()} - {target[0] for target in new.values()}
+def _of_host_ports(old: Sequence[_HostPorts], new: Sequence[_HostPorts]) -> Iterator[Stale]:
+    """A container may have ports on all addresses of the host and others on one, and keep some."""
+    addresses = _containers(old) - _containers(new)
     yield from (Answered(address) for address in addresses if isinstance(address, IPv4Address))
-    # A port that is published on one address of the host has the address before it.
-    yield from (Asked(*port[-2:]) for port in new.keys() - old.keys())  # type: ignore[arg-type]
+    for ports, wanted in zip(old, new, strict=True):
+        # A port that is published on one address of the host has the address before it.
+        begun = wanted.keys() - ports.keys()
+        yield from (Asked(*port[-2:]) for port in begun)  # type: ignore[arg-type]
+
+
+def _containers(maps: Iterable[_HostPorts]) -> set[object]:
+    return {target[0] for ports in maps for target in ports.values()}
 
 
 def _left(old: Services, new: Services) -> set[IPv4Address]:

@@ -4,6 +4,7 @@ plan makes of that."""
 import asyncio
 import itertools
 from collections.abc import Mapping
+from ipaddress import IPv4Address
 from typing import Literal
 
 import msgspec
@@ -39,6 +40,8 @@ Engine = Literal["kernel", "userspace"] | None
 ENGINES: tuple[Engine, ...] = (None, "kernel", "userspace")
 Told = tuple[Assignment, NodeFacts, list[Resident]]
 """What `plan` takes."""
+Number = tuple[int, IPv4Address | None]
+"""A published port's number, and the only address of the hosts that has it."""
 PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp")
 MODES: tuple[Literal["ingress", "host"], ...] = ("ingress", "host")
 
@@ -46,7 +49,7 @@ MODES: tuple[Literal["ingress", "host"], ...] = ("ingress", "host")
 @st.composite
 def swarms(draw: st.DrawFn) -> Swarm:
     """Up to three networks of one or two segments, up to four services with tasks anywhere, of
-    which some do not serve."""
+    which some do not serve. Services may share a port, each at an address of its own."""
     swarm = Swarm(NODES)
     pools = draw(st.permutations(SUBNETS))
     networks = []
@@ -58,14 +61,18 @@ def swarms(draw: st.DrawFn) -> Swarm:
             swarm.network(f"net{i}", *subnets, internal=internal, encrypted=encrypted, mtu=mtu)
         )
     published = itertools.count(8000)
+    shared: list[Number] = [(9000, swarm.vtep(node)) for node in swarm.nodes]
     for i in range(draw(st.integers(0, 4))):
         attached = draw(st.lists(st.sampled_from(networks), unique=True)) if networks else []
+        numbers: list[Number] = []
+        for is_shared in draw(st.lists(st.booleans(), max_size=2)):
+            numbers.append(shared.pop() if shared and is_shared else (next(published), None))
         ports = [
             PublishedPort(
-                target=draw(st.sampled_from([53, 80])), published=next(published),
+                target=draw(st.sampled_from([53, 80])), published=number, host_address=address,
                 protocol=draw(st.sampled_from(PROTOCOLS)), mode=draw(st.sampled_from(MODES)),
             )
-            for _ in range(draw(st.integers(0, 2)))
+            for number, address in numbers
         ]  # fmt: skip
         on = draw(st.lists(st.integers(1, NODES), max_size=4))
         for task in swarm.service(

@@ -1,6 +1,8 @@
 """Which flows are cut: those to tasks that no longer serve, where their choice is remembered, and
 no others."""
 
+import functools
+import itertools
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 from typing import Literal
@@ -137,6 +139,53 @@ def test_of_a_containers_ports_only_those_are_left_out_that_are_the_hosts_own_an
         port(9000) not in resident.workload.ports for resident in residents
     ]
     assert without_own_ports(residents, frozenset()) == residents
+
+
+def test_a_container_that_loses_one_host_mode_port_of_two(swarm: Swarm) -> None:
+    """Its flows stay, whether its ports are on all addresses of the host or on one."""
+    at = swarm.vtep(swarm.nodes[0])
+    both: list[IPv4Address | None] = [None, at]
+    for number, (kept, lost) in enumerate(itertools.product(both, both)):
+        first, second = 9100 + 2 * number, 9101 + 2 * number
+        ports = [
+            PublishedPort(target=53, published=n, protocol="udp", mode="host", host_address=address)
+            for n, address in ((first, kept), (second, lost))
+        ]
+        swarm.service(f"direct{number}x", ports=ports, on=[1])
+
+        def listen(own: int = second) -> None:
+            swarm.own_ports = frozenset({("udp", own)})
+
+        swarm.own_ports = frozenset()
+        assert after(swarm, listen) == set()
+
+
+def test_a_task_that_comes_in_place_of_another_on_fewer_networks(swarm: Swarm) -> None:
+    """It is a container of its own: what the other one reached by name still serves."""
+    net, ports = NetworkId("mynet" + "0" * 20), [PublishedPort(target=53, published=9300)]
+    [first] = swarm.service("both", net, ports=ports, on=[1])
+    left = {Answered(attachment.address.ip) for attachment in swarm.tasks[first].attachments}
+
+    def replace() -> None:
+        swarm.remove(first)
+        swarm.publish_anew("both", [PublishedPort(target=53, published=9301)], on=[1])
+
+    assert {stale for _, stale in after(swarm, replace) if isinstance(stale, Answered)} == left
+
+
+def test_services_that_share_a_port_at_addresses_of_their_own(swarm: Swarm) -> None:
+    """The one that stops serving is told from those that serve at another address, or at all."""
+    one, other = (swarm.vtep(node) for node in swarm.nodes[:2])
+    by_address = {}
+    for name, address in (("one", one), ("other", other), ("all", None)):
+        port = PublishedPort(target=53, published=9200, protocol="udp", host_address=address)
+        [by_address[address]] = swarm.service(name, ports=[port], on=[2])
+    for task in by_address.values():
+        [address] = [a.address.ip for a in swarm.tasks[task].attachments]
+        stop = functools.partial(swarm.set_serving, task, False)
+        assert after(swarm, stop) == {(HOST, Answered(address))}
+    [task, *_] = by_address.values()
+    assert after(swarm, lambda: swarm.set_serving(task, True)) == set()
 
 
 def published_directly(told: Assignment, residents: Sequence[Resident]) -> set[IPv4Address]:
