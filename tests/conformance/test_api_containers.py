@@ -119,6 +119,8 @@ def test_pause_and_unpause(daemon: Daemon) -> None:
     assert daemon.ok("ps", "-q", "--filter", "status=paused") != ""
     seen = json.loads(daemon.ok("inspect", "web"))[0]["State"]
     assert (seen["Status"], seen["Running"], seen["Paused"]) == ("paused", True, True)
+    counts = "{{.ContainersRunning}} {{.ContainersPaused}} {{.ContainersStopped}}"
+    assert daemon.ok("info", "--format", counts) == "0 1 0\n"
     assert "unpause it first" in daemon.refused("attach", "web")
     daemon.ok("unpause", "web")
     assert state_of(daemon, "web") == "running"

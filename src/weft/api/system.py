@@ -7,6 +7,7 @@ from aiohttp import web
 
 from weft.api.call import Call, answer
 from weft.api.schema.common import Json, now
+from weft.api.schema.container import state_name
 from weft.api.schema.system import info_json, membership_json, version_json
 from weft.api.versions import MAX_VERSION, MIN_VERSION, info_answer
 from weft.errors import Unavailable
@@ -37,7 +38,7 @@ async def version(call: Call) -> web.Response:
 
 
 async def info(call: Call) -> web.Response:
-    containers = Counter(str(container.state) for container in call.node.containers.containers())
+    containers = Counter(state_name(each, False) for each in call.node.containers.containers())
     body = info_json(
         call.node.info,
         _swarm(call),

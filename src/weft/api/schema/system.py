@@ -71,14 +71,14 @@ def info_json(
 ) -> Json:
     """`containers`: number of containers by state (running, exited, ...). `descriptors`: open in
     the daemon."""
-    running = containers.get("running", 0)
+    running, paused = containers.get("running", 0), containers.get("paused", 0)
     total = sum(containers.values())
     return {
         "ID": info.engine_id,
         "Containers": total,
         "ContainersRunning": running,
-        "ContainersPaused": 0,
-        "ContainersStopped": total - running,
+        "ContainersPaused": paused,
+        "ContainersStopped": total - running - paused,
         "Images": images,
         "Driver": "overlay2",
         "DriverStatus": [],
