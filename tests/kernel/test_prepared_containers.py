@@ -28,7 +28,7 @@ image_archive = runtime_host.image_archive
 
 def plain(*command: str, **options: object) -> ContainerConfig:
     fields = {name: options.pop(name) for name in ("stdin_once", "shared") if name in options}
-    config = configure(*command, namespace="", **options)  # type: ignore[arg-type]
+    config = configure(*command, namespace="", **options)  # type: ignore[arg-type]  # they differ in type
     return msgspec.structs.replace(config, plain=PlainContainer(), **fields)
 
 

@@ -13,6 +13,12 @@ from weft.pki.certificate import issuer_id, signer_id, verify
 from weft.session.messages import Hello, Renew
 
 
+def root_under_way(cluster: Swarm) -> str:
+    rotation = cluster.manager.swarm.cluster.rotation
+    assert rotation is not None
+    return rotation.root_ca.certificate
+
+
 def test_a_new_root_arrives_everywhere() -> None:
     async def main() -> None:
         async with swarm(virtual_time.clock, workers=4) as cluster:
@@ -22,13 +28,11 @@ def test_a_new_root_arrives_everywhere() -> None:
                 await cluster.manager.swarm.join_tokens(),
             )
             await rotate(cluster)
-            rotation = cluster.manager.swarm.cluster.rotation
-            assert rotation is not None
+            new = root_under_way(cluster)
             late = await cluster.join()
             assert late.credential_source.credentials.root == old.certificate, (
                 "the old root is what nodes trust until all can do without"
             )
-            new = rotation.root_ca.certificate
             await cluster.until(lambda: settled(cluster, new))
             for member in cluster.members:
                 assert member.credential_source.credentials.root == new
@@ -51,7 +55,7 @@ def test_a_rotation_waits_for_who_is_away() -> None:
             await away.stop()
             await gone.stop()
             await rotate(cluster)
-            new = cluster.manager.swarm.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
+            new = root_under_way(cluster)
             await asyncio.sleep(3600)
             assert cluster.manager.swarm.cluster.rotation is not None
             await cluster.manager.swarm.remove_node(gone.node, force=True)
@@ -71,7 +75,7 @@ def test_one_that_has_the_certificate_and_not_yet_the_root() -> None:
             late = cluster.members[1]
             old = late.credential_source.credentials.root
             await rotate(cluster)
-            second = cluster.manager.swarm.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
+            second = root_under_way(cluster)
             await cluster.until(
                 lambda: (
                     cluster.manager.swarm.state.nodes[late.node].certificate.issuer
@@ -85,7 +89,7 @@ def test_one_that_has_the_certificate_and_not_yet_the_root() -> None:
                 lambda: cluster.founder.credential_source.credentials.root == second
             )
             await rotate(cluster)
-            third = cluster.manager.swarm.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
+            third = root_under_way(cluster)
             await cluster.until(
                 lambda: (
                     issuer_id(cluster.founder.credential_source.credentials.certificate)
@@ -110,7 +114,7 @@ def test_a_rotation_in_place_of_another() -> None:
             away = cluster.members[1]
             await away.stop()
             await rotate(cluster)
-            given_up = cluster.manager.swarm.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
+            given_up = root_under_way(cluster)
             await cluster.until(
                 lambda: (
                     issuer_id(cluster.founder.credential_source.credentials.certificate)
@@ -118,7 +122,7 @@ def test_a_rotation_in_place_of_another() -> None:
                 )
             )
             await rotate(cluster)
-            new = cluster.manager.swarm.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
+            new = root_under_way(cluster)
             assert new != given_up
             away.start()
             await cluster.until(lambda: settled(cluster, new))
@@ -209,7 +213,7 @@ def test_a_root_is_replaced_under_running_sessions() -> None:
     async def test(cluster: Swarm) -> None:
         late, first = cluster.members[1], cluster.manager.swarm.cluster.root_ca.certificate
         await rotate(cluster)
-        second = cluster.manager.swarm.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
+        second = root_under_way(cluster)
         await cluster.until(
             lambda: (
                 cluster.manager.swarm.state.nodes[late.node].certificate.issuer == signer_id(second)
@@ -219,7 +223,7 @@ def test_a_root_is_replaced_under_running_sessions() -> None:
         await cluster.until(lambda: cluster.founder.credential_source.credentials.root == second)
         assert late.credential_source.credentials.root == first
         await rotate(cluster)
-        third = cluster.manager.swarm.cluster.rotation.root_ca.certificate  # type: ignore[union-attr]
+        third = root_under_way(cluster)
         await cluster.until(
             lambda: (
                 issuer_id(cluster.founder.credential_source.credentials.certificate)

@@ -8,7 +8,7 @@ service and a node as long as they exist.
 
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,7 +19,7 @@ from weft.model.service import Service
 from weft.model.task import Task, TaskState
 
 HostPort = tuple[Protocol, Port]
-_NOTHING: Mapping[object, int] = MappingProxyType({})
+_NOTHING: Mapping[Any, int] = MappingProxyType({})
 
 
 class NodeLoad(msgspec.Struct):
@@ -47,16 +47,16 @@ class Usage:
     def addresses(self, network: NetworkId) -> Mapping[int, int]:
         """Addresses held on a network, as integers, and the number of holders: 1, unless something
         went wrong."""
-        return self._addresses.get(network, _NOTHING)  # type: ignore[arg-type]
+        return self._addresses.get(network, _NOTHING)
 
     def fixed(self, network: NetworkId) -> Mapping[int, int]:
         """Addresses on a network, as integers, that are kept for services whose users chose them,
         whether anything holds them now or not."""
-        return self._fixed.get(network, _NOTHING)  # type: ignore[arg-type]
+        return self._fixed.get(network, _NOTHING)
 
     def networks(self, node: NodeId) -> Mapping[NetworkId, int]:
         """Networks of the node's tasks that are not over, with the number of these tasks."""
-        return self._networks.get(node, _NOTHING)  # type: ignore[arg-type]
+        return self._networks.get(node, _NOTHING)
 
     def load(self, node: NodeId) -> NodeLoad:
         return self._loads.get(node) or NodeLoad()

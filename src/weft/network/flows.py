@@ -98,7 +98,8 @@ def _of_host_ports(old: Sequence[_HostPorts], new: Sequence[_HostPorts]) -> Iter
     addresses = _containers(old) - _containers(new)
     yield from (Answered(address) for address in addresses if isinstance(address, IPv4Address))
     for ports, wanted in zip(old, new, strict=True):
-        # A port that is published on one address of the host has the address before it.
+        # A port that is published on one address of the host has the address before it. The entries
+        # of all these maps end with protocol and port, which their type does not say.
         begun = wanted.keys() - ports.keys()
         yield from (Asked(*port[-2:]) for port in begun)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""What this node's own networks and containers get."""
+"""Subnets, addresses and ports that this node's own networks and containers get."""
 
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from weft.engine.local_allocation import (
     EPHEMERAL,
     POOLS,
+    Binding,
     WantedPort,
     choose_address,
     choose_ports,
@@ -24,7 +25,7 @@ from weft.model.service import PublishedPort
 
 
 def network(subnet: str, **pool: object) -> BridgeNetwork:
-    asked = Pool(IPv4Network(subnet), **pool)  # type: ignore[arg-type]
+    asked = Pool(IPv4Network(subnet), **pool)  # type: ignore[arg-type]  # its fields differ in type
     return BridgeNetwork(
         id=NetworkId("n1"),
         spec=BridgeNetworkSpec(name="back", pool=asked),
@@ -107,13 +108,13 @@ def test_one_port_on_different_addresses(
     taken: IPv4Address | None, wanted: IPv4Address | None, is_free: bool
 ) -> None:
     port = PublishedPort(80, 8080, host_address=wanted)
-    held = [(taken, "tcp", 8080)]
+    held: list[Binding] = [(taken, "tcp", 8080)]
     if is_free:
-        assert choose_ports([port], None, held, nobody)[0].published == 8080  # type: ignore[arg-type]
+        assert choose_ports([port], None, held, nobody)[0].published == 8080
     else:
         with pytest.raises(OperationFailed, match=r":8080 failed: port is already allocated"):
-            choose_ports([port], None, held, nobody)  # type: ignore[arg-type]
-    assert choose_ports([PublishedPort(80, 8080, "udp")], None, held, nobody)  # type: ignore[arg-type]
+            choose_ports([port], None, held, nobody)
+    assert choose_ports([PublishedPort(80, 8080, "udp")], None, held, nobody)
 
 
 def test_free_ports_are_those_that_nobody_has() -> None:
@@ -121,9 +122,9 @@ def test_free_ports_are_those_that_nobody_has() -> None:
         if port == 32769:
             raise OperationFailed("a program has it")
 
-    held = [(LOOPBACK, "tcp", 32768)]
+    held: list[Binding] = [(LOOPBACK, "tcp", 32768)]
     wanted = [PublishedPort(80), PublishedPort(81), PublishedPort(80, protocol="udp")]
-    found = choose_ports(wanted, OWN, held, check)  # type: ignore[arg-type]
+    found = choose_ports(wanted, OWN, held, check)
     assert [(p.protocol, p.published) for p in found] == [
         ("tcp", 32768), ("tcp", 32770), ("udp", 32768),
     ]  # fmt: skip
@@ -137,7 +138,7 @@ def test_of_a_range_the_first_free_port() -> None:
         if port == 8001:
             raise OperationFailed("a program has it")
 
-    held: list[tuple[IPv4Address | None, Protocol, Port]] = [(None, "tcp", 8000)]
+    held: list[Binding] = [(None, "tcp", 8000)]
     port = WantedPort(80, 8000, last=8003)
     found: list[PublishedPort] = []
     for _ in range(2):

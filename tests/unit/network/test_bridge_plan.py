@@ -32,7 +32,7 @@ WEB = PublishedPort(target=80, published=8080)
 def network(name: str, second: int, **spec: object) -> BridgeNetwork:
     return BridgeNetwork(
         id=NetworkId(name * 12),
-        spec=BridgeNetworkSpec(name=name, **spec),  # type: ignore[arg-type]
+        spec=BridgeNetworkSpec(name=name, **spec),  # type: ignore[arg-type]  # its fields differ in type
         subnet=IPv4Network(f"172.{second}.0.0/16"),
         gateway=IPv4Address(f"172.{second}.0.1"),
         is_default=name == "bridge",
@@ -64,11 +64,10 @@ def planned(local: LocalPart, swarm: SwarmPart | None = None) -> KernelState:
     return Planner().plan(Desired(swarm, local))
 
 
-def web_swarm(mode: str) -> SwarmPart:
+def web_swarm(port: PublishedPort = WEB) -> SwarmPart:
     swarm = Swarm(2)
     net = swarm.network("net1", "10.1.0.0/24")
-    ports = [PublishedPort(80, 8080, mode=mode)]  # type: ignore[arg-type]
-    swarm.service("web", net, ports=ports, on=[1, 2])
+    swarm.service("web", net, ports=[port], on=[1, 2])
     return SwarmPart(swarm.assignment(1), swarm.facts(1), swarm.residents(1))
 
 
@@ -94,7 +93,7 @@ def test_all_of_it_can_be_found_again() -> None:
 
 def test_each_part_is_planned_as_if_it_were_alone() -> None:
     """Only in the host's own namespace do they meet, in tables of their own."""
-    local, swarm = LocalPart(ALL, (sandbox("c", BACK, FRONT),)), web_swarm("ingress")
+    local, swarm = LocalPart(ALL, (sandbox("c", BACK, FRONT),)), web_swarm()
     both, own, other = planned(local, swarm), planned(local), planned(LocalPart(), swarm)
     assert both.namespaces.keys() == own.namespaces.keys() | other.namespaces.keys()
     for name in both.namespaces.keys() - {HOST}:
@@ -106,7 +105,7 @@ def test_each_part_is_planned_as_if_it_were_alone() -> None:
 
 
 def test_leaving_the_swarm_touches_nothing_of_the_other_part() -> None:
-    local, swarm = LocalPart(ALL, (sandbox("c", BACK, ports=(WEB,)),)), web_swarm("ingress")
+    local, swarm = LocalPart(ALL, (sandbox("c", BACK, ports=(WEB,)),)), web_swarm()
     both, own = planned(local, swarm), planned(local)
     ours = {*own.namespaces} - {HOST}
     for before, after in ((both, own), (own, both)):
@@ -165,8 +164,8 @@ def test_names_are_answered_on_networks_that_users_made() -> None:
 def test_a_port_of_a_container_here_is_not_the_swarm_s_on_this_host() -> None:
     local = LocalPart(ALL, (sandbox("c", BACK, ports=(WEB,)),))
     key = Published("tcp", 8080)
-    for mode in ("ingress", "host"):
-        part = web_swarm(mode)
+    for port in (WEB, msgspec.structs.replace(WEB, mode="host")):
+        part = web_swarm(port)
         assert ("tcp", 8080) in swarm_ports(part)
         table = planned(local, part)[HOST].tables["ip", "weft"]
         alone = planned(LocalPart(), part)[HOST].tables["ip", "weft"]
@@ -176,7 +175,7 @@ def test_a_port_of_a_container_here_is_not_the_swarm_s_on_this_host() -> None:
 
 
 def test_the_daemon_s_own_ports_are_published_for_nobody() -> None:
-    part = web_swarm("ingress")
+    part = web_swarm()
     facts = msgspec.structs.replace(part.facts, own_ports=frozenset({("tcp", 8080)}))
     local = LocalPart(ALL, (sandbox("c", BACK, ports=(WEB,)),))
     own = planned(local, msgspec.structs.replace(part, facts=facts))
@@ -184,7 +183,7 @@ def test_the_daemon_s_own_ports_are_published_for_nobody() -> None:
 
 
 def test_containers_here_send_no_vxlan_to_hosts_of_the_swarm() -> None:
-    both = planned(LocalPart(ALL), web_swarm("ingress"))
+    both = planned(LocalPart(ALL), web_swarm())
     assert '"br-bbbbbbbbbbbb"' in both[HOST].tables["ip", "weft-underlay"].body
 
 

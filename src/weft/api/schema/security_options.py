@@ -16,7 +16,7 @@ def privileges_written(host: HostConfigWire) -> Privileges:
     found = {"privileged": host.privileged} | _paths(host)
     for option in host.security_opt:
         found |= _one(option)
-    return Privileges(**found)  # type: ignore[arg-type]
+    return Privileges(**found)  # type: ignore[arg-type]  # the options differ in type
 
 
 def _paths(host: HostConfigWire) -> dict[str, object]:
