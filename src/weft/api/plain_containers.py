@@ -176,7 +176,7 @@ def _check_plain(container: Container, verb: str, hint: str) -> None:
 
 
 async def prune(call: Call) -> web.Response:
-    """Of the containers that users have made; the swarm keeps its own history of tasks."""
+    """Removes containers that users have made; the swarm keeps its own history of tasks."""
     wanted, moment = call.filters(PRUNE_FILTERS), now()
 
     def before(value: str) -> filters.Test[Container]:

@@ -25,7 +25,7 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
     names: tuple[str | int, ...]
     """The port, protocol or links, any of which a rule would name."""
     nft: tuple[str, ...]
-    """What a rule matches, one for each rule."""
+    """The matching part of each rule to add."""
     ufw: tuple[str, ...]
     firewalld: tuple[str, ...]
 
@@ -38,7 +38,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     chain: str
     hook: str
     accepted: frozenset[str | int]
-    """What accepting rules of its table name: ports, protocols, links."""
+    """Ports, protocols and links that accepting rules of its table name."""
 
 
 def needs(data_path_port: int) -> Iterator[Need]:
@@ -124,7 +124,8 @@ def policies(ruleset: Sequence[Any]) -> list[Policy]:
 
 
 def _accepted(rule: Any) -> Iterator[str | int]:
-    """What an accepting rule names. ufw and firewalld accept in chains of their own."""
+    """Ports, protocols and links that an accepting rule names. ufw and firewalld accept in chains
+    of their own."""
     statements = rule.get("expr", [])
     if not any("accept" in statement for statement in statements):
         return

@@ -54,7 +54,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     encryption: str = "kernel"
     """`kernel`, `userspace` or empty."""
     no_encryption: str = ""
-    """What both lack, if `encryption` is empty."""
+    """The cause, if `encryption` is empty."""
     taken_ports: Mapping[str, str] = msgspec.field(default_factory=dict)
     """`2377/tcp` -> the program that has it. Ports of this daemon are not taken."""
     engine: Literal["", "installed", "running"] = ""

@@ -141,7 +141,8 @@ def _lines(path: Path) -> list[str]:
 
 
 def _taken_ports() -> dict[str, str]:
-    """What Weft itself left running is in its slice, and its VXLAN devices are in namespaces."""
+    """Ports of ours that others have: processes that Weft left running are told by its slice, and
+    its VXLAN devices are in namespaces."""
     devices = [link.name for link in host.interfaces() if link.kind == "vxlan"]
     text = host_info.said("ss", "--no-header", "--tcp", "--udp", "--listening", "--numeric", "--processes")  # fmt: skip
     return {
@@ -152,8 +153,8 @@ def _taken_ports() -> dict[str, str]:
 
 
 def port_holders(text: str) -> dict[str, tuple[str, int]]:
-    """Who has our ports: `2377/tcp` -> (program, process), of the lines of ss(8); no program if the
-    kernel has it itself. A socket on loopback alone is in nobody's way."""
+    """The holders of our ports: `2377/tcp` -> (program, process id), from the lines of ss(8); no
+    program if the kernel has the port itself. A socket on loopback alone is in nobody's way."""
     found = {}
     for line in text.splitlines():
         words = line.split()

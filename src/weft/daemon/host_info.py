@@ -101,7 +101,7 @@ def _memory() -> int:
 
 
 def said(*argv: str) -> str:
-    """What a program prints; empty if it is missing or fails."""
+    """Output of a program; empty if it is missing or fails."""
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

@@ -253,7 +253,7 @@ class HostNode:
         await owner.remove(id, volumes=volumes)
 
     def _owner(self, container: Container) -> Engine | PlainContainers:
-        """Who ends the container; the agent sees for itself what becomes of a task's."""
+        """The part that ends the container. The agent notices by itself when a task's ends."""
         return self.plain if container.is_plain else self.engine
 
     async def connect_container(self, container: Container, settings: EndpointSettings) -> None:

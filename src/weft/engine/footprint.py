@@ -90,7 +90,7 @@ def of_local(sandbox: LocalSandbox, networks: Mapping[NetworkId, BridgeNetwork])
 
 
 def of_bridge(network: BridgeNetwork) -> Footprint:
-    """Of a network without containers."""
+    """The footprint of a network without containers."""
     return Footprint("", frozenset({(HOST, network.device)}))
 
 

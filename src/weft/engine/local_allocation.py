@@ -74,7 +74,7 @@ class WantedPort(PublishedPort, frozen=True):
     """A port of a container, and the ports of the host of which one is to lead to it."""
 
     last: Port = 0
-    """Of the range that begins with `published`; 0: there is no range."""
+    """The last port of the range that begins with `published`; 0: there is no range."""
 
 
 class _Held:

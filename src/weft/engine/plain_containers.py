@@ -261,7 +261,7 @@ class PlainContainers:
         return {self._name(settings.network) for settings in plain.networks}
 
     def _name(self, reference: str) -> str:
-        """Of a network, which may be gone."""
+        """The network's name, or the reference itself if the network is gone."""
         try:
             return self._engine.local.get(reference).name
         except WeftError:
@@ -450,7 +450,7 @@ class PlainContainers:
                 log.warning("container.not_restarted container=%s cause=%s", id[:12], error)
 
     async def _remove_after(self, id: ContainerId, life: Life) -> None:
-        """Of a container that is removed when it ends, with its anonymous volumes."""
+        """Removes an ended container whose user wants that, with its anonymous volumes."""
         try:
             await self._remove(id, life, volumes=True)
         except WeftError as error:

@@ -83,7 +83,7 @@ class NewImage(msgspec.Struct, frozen=True, kw_only=True):
     """An image to be made of one layer, on top of another image's layers if there is one."""
 
     task: str
-    """What is done, for errors: `import image`."""
+    """The work in words, for errors: `import image`."""
     base: Image | None = None
     config: ImageConfig = ImageConfig()
     author: str = ""

@@ -56,7 +56,7 @@ class PortBinding(msgspec.Struct, frozen=True, omit_defaults=True):
     target: Port
     protocol: Protocol
     address: str = ""
-    """Of the host; empty: all."""
+    """An address of the host; empty: all addresses."""
     ports: str = ""
     """`8080`, `8000-8010`: one of them; empty: any free one."""
 
@@ -70,7 +70,7 @@ class PortBinding(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class NamespaceModes(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Whose namespaces the container has, as Docker writes it: empty or `private` for its own,
+    """The owner of each of the container's namespaces, as Docker writes it: empty or `private` for its own,
     `host`, or `container:<id>`."""
 
     network: str = "default"

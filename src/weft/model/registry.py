@@ -84,7 +84,7 @@ class Distribution(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pushed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a registry has of this host under a tag."""
+    """An image that a registry has from this host under a tag."""
 
     tag: str
     digest: str
@@ -99,7 +99,7 @@ class PushStep(msgspec.Struct, frozen=True):
     layer: str = ""
     """Digest of the layer that the line is about."""
     pushed: Pushed | None = None
-    """Of the line that ends a tag."""
+    """Given with the line that ends a tag."""
 
 
 class RegistrySettings(msgspec.Struct, frozen=True, kw_only=True):

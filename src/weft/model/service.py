@@ -210,7 +210,7 @@ class ServiceSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     addresses: tuple[FixedAddresses, ...] = ()
     unset: tuple[str, ...] = ()
     """Dotted paths, in the API's names, of the parts that the user left out: they have their
-    defaults, and the API shows them only to who asks for defaults."""
+    defaults, and the API shows them only to clients that ask for defaults."""
 
     @property
     def is_global(self) -> bool:

@@ -17,7 +17,8 @@ LOCAL_PORT_PREFIX = "wbr-"
 """Ports of the bridges of this node's own networks: this prefix, the first nine digits of the
 sandbox's id and the interface's number."""
 MOST_INTERFACES = 100
-"""Of a sandbox: the number has two digits in the port's name, which has at most fifteen characters."""
+"""Interfaces of a sandbox: the number has two digits in the port's name, which has at most fifteen
+characters."""
 BRIDGE_MAC = "02:45"
 """MAC of a bridge of this node's own networks: this prefix and the bridge's address."""
 
@@ -58,7 +59,7 @@ TABLE_PREFIX = "weft"
 
 
 def owns_link(name: str) -> bool:
-    """Of links other than the bridges of this node's own networks."""
+    """Whether a link is ours by its name: any but the bridges of this node's own networks."""
     return name in (GATEWAY_BRIDGE, INGRESS_LEG) or name.startswith(
         (GATEWAY_PORT_PREFIX, LOCAL_PORT_PREFIX)
     )

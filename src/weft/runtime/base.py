@@ -238,7 +238,7 @@ class Inside(Protocol):
         ...
 
     def layer(self, id: ContainerId) -> AsyncGenerator[bytes, None]:
-        """What the container has changed of its image's files, as the tar of a layer, in pieces.
+        """The container's changes to its image's files, as the tar of a layer, in pieces.
         Raises `OperationFailed`; close it."""
         ...
 

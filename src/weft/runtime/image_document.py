@@ -1,5 +1,5 @@
 """Writes the OCI image configuration of an image that is made here: from a tar, or from a container.
-Of the base image's configuration everything stays that Weft does not know."""
+Fields of the base image's configuration that Weft does not know stay as they are."""
 
 from datetime import UTC, datetime
 from typing import Any

@@ -26,7 +26,7 @@ from weft.runtime.room import Room
 from weft.runtime.tar import BLOCK
 
 _DIRECTORY_VERSION = b"Directory Transport Version: 1.1\n"
-"""Of the directories that skopeo reads."""
+"""Content of the file `version` in the directories that skopeo reads."""
 
 
 class StoreExchange:

@@ -86,7 +86,7 @@ class LayerStore:
         sync_file_system(self.directory)
 
     def left_over(self) -> list[Path]:
-        """What a daemon left when it ended in the middle of its work."""
+        """Directories of a daemon that ended in the middle of its work."""
         return list(self.directory.glob(".*"))
 
     def temporary(self) -> Path:

@@ -34,7 +34,7 @@ _AUTH_FD, _CONF_FD = 3, 4
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
-    """What a registry has now."""
+    """A manifest that a registry has now."""
 
     digest: str
     size: int

@@ -37,7 +37,7 @@ class ContainerContext(msgspec.Struct, frozen=True, kw_only=True):
     restarting: bool = False
     """Whether the container has ended and waits to be started again."""
     network_ids: Mapping[str, str] = msgspec.field(default_factory=dict)
-    """Of this node's networks, by name."""
+    """Ids of this node's networks, by name."""
 
 
 class ExecWire(Wire, frozen=True):
@@ -296,7 +296,7 @@ def _networks_json(container: Container, environment: ContainerContext) -> Json:
 def _settings_of(
     wanted: Mapping[str, EndpointSettings], network: LocalNetwork
 ) -> EndpointSettings | None:
-    """What the user asked for on the network, by whatever name the user called it."""
+    """The user's settings for the network, whose name or beginning of its id is the key."""
     for name, settings in wanted.items():
         if name == network.name or network.id.startswith(name):
             return settings

@@ -166,7 +166,7 @@ class NewContainerWire(Wire, frozen=True):
     stop_signal: str = ""
     stop_timeout: Signed | None = None
     shell: tuple[str, ...] = ()
-    """Of no effect on Linux but for what is built from the container; shown nowhere."""
+    """Has no effect on Linux except on what is built from the container; shown nowhere."""
     host_config: HostConfigWire = HostConfigWire()
     networking_config: NetworkingWire = NetworkingWire()
 

@@ -1,8 +1,8 @@
 """The parts of a service spec that a request left out, and how the spec is shown without them.
 
 The model has a value for everything, so the rest of Weft does not know about absent parts. The API
-shows a spec as it was given, and with the defaults to who asks for them (`insertDefaults`, as the
-docker command does). Which defaults are shown then is swarmkit's choice (`defaults/service.go`):
+shows a spec as it was given, and with the defaults if a client asks for them (`insertDefaults`, as
+the docker command does). Which defaults are shown then is swarmkit's choice (`defaults/service.go`):
 the others, such as an absent log driver, stay absent.
 """
 

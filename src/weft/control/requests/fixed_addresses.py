@@ -127,13 +127,13 @@ def _check_addresses(
 
 
 _Holders = dict[IPv4Address, tuple[str, int]]
-"""By address: who has it, in words, and the slot if it is a task of the service itself."""
+"""By address: the holder in words, and the slot if it is a task of the service itself."""
 
 
 def _holders(
     state: ClusterState, service: Service | None, spec: ServiceSpec, choice: _Choice
 ) -> _Holders:
-    """Who has the addresses that are held or kept and not about to become free."""
+    """The holders of addresses that are held or kept and not about to become free."""
     id, own = choice.network.id, service.id if service else None
     usage, found = state.usage, _Holders()
     taken = [

@@ -30,7 +30,7 @@ from weft.network.kernel_state import ElementSet, Entry, Field, SetType
 from weft.network.service_table import TRIES, Destination, Service
 
 SEED = 0x77656674
-"""Of the hash of clients' addresses. A client who knows it can choose its task, which does no
+"""Seed of the hash of clients' addresses. A client who knows it can choose its task, which does no
 harm."""
 PROTOCOLS: Sequence[Protocol] = ("tcp", "udp", "sctp")
 _VERDICT: tuple[Field, ...] = ("verdict",)
