@@ -262,7 +262,6 @@ def test_inspect_shows_what_was_asked_for(client: docker.DockerClient) -> None:
         dns=["10.0.0.2"],
         pid_mode="host",
         ipc_mode="host",
-        uts_mode="host",
         read_only=True,
         init=True,
         stop_signal="SIGINT",
@@ -298,7 +297,7 @@ def test_inspect_shows_what_was_asked_for(client: docker.DockerClient) -> None:
         "CpuShares": 512, "PidsLimit": 50, "ShmSize": 8 << 20,
         "Ulimits": [{"Name": "nofile", "Soft": 10, "Hard": 20}],
         "Sysctls": {"kernel.msgmax": "65536"}, "ExtraHosts": ["db:10.0.0.1"],
-        "Dns": ["10.0.0.2"], "PidMode": "host", "IpcMode": "host", "UTSMode": "host",
+        "Dns": ["10.0.0.2"], "PidMode": "host", "IpcMode": "host", "UTSMode": "",
         "ReadonlyRootfs": True, "Init": True, "OomScoreAdj": 5,
         "Devices": [
             {"PathOnHost": "/dev/null", "PathInContainer": "/dev/mine", "CgroupPermissions": "r"}
@@ -322,6 +321,13 @@ def test_inspect_shows_what_was_asked_for(client: docker.DockerClient) -> None:
         (("--log-driver", "fluentd"), "HostConfig.LogConfig.Type: the log driver fluentd"),
         (("--security-opt", "label=user:x"), "SELinux labels are not supported by Weft"),
         (("--security-opt", "apparmor=mine"), "profiles other than docker-default"),
+        (("--uts", "host", "-h", "box"), "conflicting options: hostname and the UTS mode"),
+        (
+            ("--uts", "host", "--domainname", "x"),
+            "conflicting options: domainname and the UTS mode",
+        ),
+        (("--domainname", "a b"), "invalid Domainname: 'a b' is not a name"),
+        (("--domainname", "x" * 65), "has more than 64 characters"),
         (("--memory-swap", "1g"), "You should always set the Memory limit"),
         (("--cpus", "1", "--cpu-quota", "5000"), "Nano CPUs and CPU Quota cannot both be set"),
         (("--cpuset-cpus", "a"), "Invalid value a for cpuset cpus"),

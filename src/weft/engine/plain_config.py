@@ -82,6 +82,7 @@ def started_config(config: ContainerConfig, place: Place) -> ContainerConfig:
             shared=shared,
             namespace=f"/proc/{other.pid}/ns/net",
             hostname=other.config.hostname,
+            plain=msgspec.structs.replace(plain, domain_name=_domain_name(other)),
             hosts=other.config.hosts,
             resolv_conf=other.config.resolv_conf,
         )
@@ -134,6 +135,11 @@ def hosts_file(config: ContainerConfig, place: Place) -> str:
     full = f"{config.hostname}.{plain.domain_name} " if plain.domain_name else ""
     lines += [f"{address}\t{full}{config.hostname}\n" for address in place.addresses]
     return HOSTS_HEAD + "".join(lines)
+
+
+def _domain_name(container: Container) -> str:
+    plain = container.config.plain
+    return "" if plain is None else plain.domain_name
 
 
 def _shared(modes: NamespaceModes, containers: Mapping[ContainerId, Container]) -> dict[str, str]:

@@ -25,7 +25,7 @@ _IPC_SYSCTLS = frozenset(
         "shm_rmid_forced",
     )
 )
-_HOST_NAME, _DOMAIN_NAME = "kernel.hostname", "kernel.domainname"
+_HOST_NAME, DOMAIN_NAME = "kernel.hostname", "kernel.domainname"
 _QUEUES, _NETWORK = "fs.mqueue.", "net."
 
 
@@ -54,5 +54,5 @@ def check_sysctls(names: Iterable[str], *, host_network: bool) -> None:
                 )
         elif dotted == _HOST_NAME:
             raise InvalidArgument(f"cannot set sysctl {_HOST_NAME}: use the container's hostname")
-        elif not (dotted in _IPC_SYSCTLS or dotted == _DOMAIN_NAME or dotted.startswith(_QUEUES)):
+        elif not (dotted in _IPC_SYSCTLS or dotted == DOMAIN_NAME or dotted.startswith(_QUEUES)):
             raise InvalidArgument(f'sysctl "{clip(name)}" is not in a separate kernel namespace')

@@ -16,7 +16,7 @@ from weft.errors import InvalidArgument
 from weft.model.capabilities import ALL, CAPABILITIES, capability
 from weft.model.container import Confinement, Container, ContainerConfig, Image, file_paths
 from weft.model.health import health_check
-from weft.model.kernel_settings import ULIMITS, check_sysctls, check_ulimit
+from weft.model.kernel_settings import DOMAIN_NAME, ULIMITS, check_sysctls, check_ulimit
 from weft.model.meta import Nanoseconds
 from weft.model.service import ContainerSpec, Ulimit
 from weft.runtime.devices import Devices
@@ -115,6 +115,7 @@ def container_document(
         process["consoleSize"] = {"height": rows, "width": columns}
     document: dict[str, Any] = {
         "ociVersion": "1.0.2",
+        **_names(config),
         "process": process,
         "root": {"path": str(directory / "merged"), "readonly": spec.read_only},
         "mounts": arranged(
@@ -135,13 +136,18 @@ def container_document(
             "readonlyPaths": confinement.read_only_paths,
         },
     }
-    if "uts" not in config.shared:
-        document["hostname"] = config.hostname
     if mounts.root_propagation:
         document["linux"]["rootfsPropagation"] = mounts.root_propagation
     if seccomp is not None:
         document["linux"]["seccomp"] = seccomp
     return msgspec.json.encode(document)
+
+
+def _names(config: ContainerConfig) -> dict[str, Any]:
+    """What others call the container by."""
+    own = {} if "uts" in config.shared else {"hostname": config.hostname}
+    notes = {} if config.plain is None else config.plain.written.annotations
+    return own | ({"annotations": notes} if notes else {})
 
 
 def command_document(
@@ -257,9 +263,15 @@ def _namespaces(config: ContainerConfig, confinement: Confinement) -> list[dict[
 
 def _sysctls(config: ContainerConfig) -> dict[str, str]:
     check_sysctls(config.spec.sysctls, host_network=config.namespace is None)
-    if config.namespace is not None:
-        return _NETWORK_SYSCTLS | config.spec.sysctls
-    return config.spec.sysctls
+    network = {} if config.namespace is None else _NETWORK_SYSCTLS
+    return _domain_name(config) | network | config.spec.sysctls
+
+
+def _domain_name(config: ContainerConfig) -> dict[str, str]:
+    """The specification has no field for it in the version that runc 1.1 knows; the sysctl does
+    the same."""
+    name = "" if config.plain is None or "uts" in config.shared else config.plain.domain_name
+    return {DOMAIN_NAME: name} if name else {}
 
 
 def _own_files(directory: Path, init: str, mounts: Sequence[Document]) -> list[Document]:

@@ -11,6 +11,7 @@ import pytest
 from weft.errors import InvalidArgument, NotFound, OperationFailed
 from weft.model.container import Confinement, Container, ContainerConfig, Image, ImageConfig
 from weft.model.ids import ContainerId
+from weft.model.plain_container import AsWritten, PlainContainer
 from weft.model.privileges import Privileges
 from weft.model.service import ContainerSpec, Resources, Ulimit
 from weft.model.signals import signal_number
@@ -38,6 +39,8 @@ def document(
     memory_swap: int = 0,
     confinement: Confinement | None = None,
     seccomp: dict[str, Any] | None = None,
+    plain: PlainContainer | None = None,
+    shared: dict[str, str] | None = None,
     **spec: Any,
 ) -> dict[str, Any]:
     config = ContainerConfig(
@@ -47,6 +50,8 @@ def document(
         hostname="box",
         namespace=namespace,
         limits=limits or Resources(),
+        plain=plain,
+        shared=shared or {},
     )
     container = Container(
         config=config,
@@ -188,6 +193,21 @@ def test_low_ports_and_ping_are_free_in_a_network_namespace_of_its_own() -> None
     assert [found[name] for name in names] == ["0", "0 2147483647"]
     assert document(sysctls={names[0]: "1024"})["linux"]["sysctl"][names[0]] == "1024"
     assert not set(names) & set(document(namespace=None)["linux"]["sysctl"])
+
+
+def test_a_domain_name_is_for_an_own_uts_namespace() -> None:
+    plain = PlainContainer(domain_name="example.org")
+    assert document(plain=plain)["linux"]["sysctl"]["kernel.domainname"] == "example.org"
+    own = document(plain=plain, sysctls={"kernel.domainname": "own"})["linux"]["sysctl"]
+    assert own["kernel.domainname"] == "own"
+    for given in ({"plain": PlainContainer()}, {}, {"plain": plain, "shared": {"uts": ""}}):
+        assert "kernel.domainname" not in document(**given)["linux"]["sysctl"]
+
+
+def test_the_runtime_sees_annotations() -> None:
+    plain = PlainContainer(written=AsWritten(annotations={"org.example": "x"}))
+    assert document(plain=plain)["annotations"] == {"org.example": "x"}
+    assert "annotations" not in document()
 
 
 def test_each_setting_of_a_containers_network_has_one_owner() -> None:

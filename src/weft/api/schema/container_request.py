@@ -270,6 +270,7 @@ def _check_alone(wire: NewContainerWire, mode: str) -> None:
         host, conflict = wire.host_config, "conflicting options: {} and the network mode"
         for is_given, what in (
             (bool(wire.hostname), "hostname"),
+            (bool(wire.domainname), "domainname"),
             (bool(wire.mac_address), "mac-address"),
             (bool(host.dns), "dns"),
             (bool(host.extra_hosts), "custom host-to-IP mapping"),

@@ -9,10 +9,11 @@ import msgspec
 
 from weft.control.requests.log_drivers import check_log_driver
 from weft.control.requests.mounts import validate_mounts
-from weft.control.requests.process_settings import check_process, validate_hostname
+from weft.control.requests.process_settings import MAX_HOSTNAME, check_process, validate_hostname
 from weft.control.requests.validation import validate_health_check, validate_privileges
 from weft.errors import InvalidArgument, clip
 from weft.model.container_request import ContainerRequest
+from weft.model.kernel_settings import DOMAIN_NAME
 from weft.model.limits import DeviceLimits, FurtherLimits
 from weft.model.plain_container import PlainContainer
 from weft.model.service import ContainerSpec, Mount, Resources
@@ -33,6 +34,7 @@ def validate_container(request: ContainerRequest) -> None:
         raise InvalidArgument("SHM size can not be less than 0")
     validate_limits(request.limits, request.further)
     _validate_rest(request.plain)
+    _check_host_names(request.spec, request.plain)
 
 
 def check_container_name(name: str) -> None:
@@ -70,11 +72,33 @@ def _plainly(mount: Mount, tmpfs: Collection[str]) -> Mount:
 def _validate_rest(plain: PlainContainer) -> None:
     if plain.auto_remove and plain.restart.name != "no":
         raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
-    if any("\n" in text or "\0" in text for text in (plain.domain_name,)):
-        raise InvalidArgument(f"invalid domain name: {clip(plain.domain_name)!r}")
+    _validate_domain_name(plain.domain_name)
     for key in plain.written.annotations:
         if not key:
             raise InvalidArgument("invalid Annotations: the empty string is not permitted")
+
+
+def _validate_domain_name(name: str) -> None:
+    """The kernel keeps 64 characters; /etc/hosts has the name among others."""
+    if not name.isprintable() or " " in name:
+        raise InvalidArgument(f"invalid Domainname: {clip(name)!r} is not a name")
+    if len(name) > MAX_HOSTNAME:
+        raise InvalidArgument(
+            f"invalid Domainname: {clip(name)} has more than {MAX_HOSTNAME} characters"
+        )
+
+
+def _check_host_names(spec: ContainerSpec, plain: PlainContainer) -> None:
+    """A container in the host's UTS namespace has the host's names."""
+    if plain.modes.uts != "host":
+        return
+    for given, name in ((spec.hostname, "hostname"), (plain.domain_name, "domainname")):
+        if given:
+            raise InvalidArgument(f"conflicting options: {name} and the UTS mode")
+    if any(name.replace("/", ".") == DOMAIN_NAME for name in spec.sysctls):
+        raise InvalidArgument(
+            f"cannot set sysctl {DOMAIN_NAME}: not allowed in the host's UTS namespace"
+        )
 
 
 def validate_limits(limits: Resources, further: FurtherLimits) -> None:
