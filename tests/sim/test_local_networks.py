@@ -15,7 +15,14 @@ from tests.support.agent_rig import Rig, rig
 from tests.support.engines import nobody
 from tests.support.local_node import DEFAULT, LocalNode, container_id, local_node
 from weft.engine.adapters import NameAdapters
-from weft.errors import Conflict, Forbidden, InvalidArgument, OperationFailed, WeftError
+from weft.errors import (
+    Conflict,
+    Forbidden,
+    InvalidArgument,
+    OperationFailed,
+    Unavailable,
+    WeftError,
+)
 from weft.linux.fake import FakeKernel
 from weft.model.bridge_network import BridgeNetworkSpec
 from weft.model.endpoint_settings import EndpointSettings
@@ -263,7 +270,7 @@ def test_nothing_is_touched_before_both_parts_are_told(tmp_path: Path) -> None:
             node.start()
             await asyncio.sleep(60)
             assert "docker0" in links(kernel)
-            with pytest.raises(OperationFailed, match="waits until a manager has told it"):
+            with pytest.raises(Unavailable, match="waits until a manager has told it"):
                 await node.run("next", "bridge")
             node.loop.desire_swarm(None)
             await node.loop.settled()

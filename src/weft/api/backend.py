@@ -236,11 +236,11 @@ class PlainContainers(Protocol):
     async def update(
         self,
         container: Container,
-        limits: Resources,
-        further: FurtherLimits,
+        change: Callable[[Resources, FurtherLimits], tuple[Resources, FurtherLimits]],
         restart: RestartRule | None,
     ) -> None:
-        """`restart`: None for the one that it has."""
+        """`change`: of the limits that it has when its turn has come. `restart`: None for the one
+        that it has."""
         ...
 
     async def prune(self, wanted: Callable[[Container], bool]) -> list[ContainerId]:

@@ -36,7 +36,8 @@ from weft.model import references
 from weft.model.container import Container, ContainerState
 from weft.model.endpoint_settings import EndpointSettings
 from weft.model.ids import ContainerId
-from weft.model.service import Mount
+from weft.model.limits import FurtherLimits
+from weft.model.service import Mount, Resources
 
 PRUNE_FILTERS = ("label", "label!", "until")
 NAMES = 6
@@ -159,11 +160,14 @@ async def update(call: Call) -> web.Response:
     container = find_container(call.node.containers, call.id)
     _check_plain(container, "update", ": update its service")
     wire = await call.body(UpdateContainerWire)
-    limits = merged(container.config.limits, limits_from(wire))
-    further = merged(container.config.further, further_from(wire))
-    validate_limits(limits, further)
+
+    def change(limits: Resources, further: FurtherLimits) -> tuple[Resources, FurtherLimits]:
+        new = merged(limits, limits_from(wire)), merged(further, further_from(wire))
+        validate_limits(*new)
+        return new
+
     restart = restart_from(wire.restart_policy) if wire.restart_policy.name else None
-    await call.node.plain.update(container, limits, further, restart)
+    await call.node.plain.update(container, change, restart)
     return answer({"Warnings": None})
 
 

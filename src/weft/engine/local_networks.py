@@ -25,7 +25,7 @@ from weft.engine.footprint import of_bridge, of_local
 from weft.engine.local_book import NONE, LocalBook
 from weft.engine.network import NetworkLoop
 from weft.engine.resolver import REOPEN_PAUSE, Resolvers
-from weft.errors import Forbidden, OperationFailed, WeftError
+from weft.errors import Forbidden, OperationFailed, Unavailable, WeftError
 from weft.model.bridge_network import SHORT_ID, BridgeNetwork, BridgeNetworkSpec
 from weft.model.container import Container, ContainerState
 from weft.model.endpoint_settings import EndpointSettings
@@ -104,7 +104,7 @@ class LocalNetworks:
 
     async def create(self, spec: BridgeNetworkSpec) -> BridgeNetwork:
         """Returns when the bridge is there: all or nothing. Raises `Conflict`, `Forbidden`,
-        `Exhausted` or `OperationFailed`."""
+        `Exhausted`, `Unavailable` or `OperationFailed`."""
         network = self._book.new_network(spec)
         self._book.add(network)
         self._desire()
@@ -289,12 +289,12 @@ class LocalNetworks:
         self._desire()
 
     async def _until(self, done: Awaitable[None]) -> None:
-        """Raises `OperationFailed` if the loop cannot begin."""
+        """Raises `Unavailable` if the loop cannot begin."""
         try:
             async with asyncio.timeout(PATIENCE):
                 await done
         except TimeoutError:
-            raise OperationFailed(LATE.format(PATIENCE)) from None
+            raise Unavailable(LATE.format(PATIENCE)) from None
 
     async def _answer_again(self, place: LocalSandbox) -> None:
         while (present := self._book.sandboxes.get(place.container)) is not None:

@@ -20,12 +20,14 @@ import msgspec
 from weft.engine.container_config import HOST_GATEWAY
 from weft.engine.engine import Engine
 from weft.engine.plain_config import Place, plain_config, started_config, wanted_ports
+from weft.engine.plain_life import Life
 from weft.errors import (
     Conflict,
     Forbidden,
     InvalidArgument,
     NotFound,
     OperationFailed,
+    Unavailable,
     Unsupported,
     WeftError,
     described,
@@ -45,36 +47,7 @@ from weft.system.supervision import contained, ended
 
 log = logging.getLogger(__name__)
 
-
-class Life:
-    """What this daemon knows and does about one plain container."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        """Held to start the container, and to put away what it had when it ended."""
-        self.follower: asyncio.Task[None] | None = None
-        """Waits for the end of the running container, and for its restart."""
-        self.released = asyncio.Event()
-        """Whether the last end is dealt with: the container's network is free."""
-        self.released.set()
-        self.no_restart = asyncio.Event()
-        """Set when a user wants the container to stay ended."""
-        self.is_restarting = False
-        self.pause: Nanoseconds = 0
-        """Before the last restart."""
-        self.is_kept = False
-        """Whether its end is a user's restart: it is not removed."""
-        self.next_end: asyncio.Future[Container] = asyncio.get_running_loop().create_future()
-        self.removal: asyncio.Future[Container] = asyncio.get_running_loop().create_future()
-        """Both have the container as it was at last."""
-
-    def tell_end(self, container: Container) -> None:
-        was, self.next_end = self.next_end, asyncio.get_running_loop().create_future()
-        was.set_result(container)
-
-    def tell_removal(self, container: Container) -> None:
-        self.tell_end(container)
-        self.removal.set_result(container)
+ChangeLimits = Callable[[Resources, FurtherLimits], tuple[Resources, FurtherLimits]]
 
 
 class PlainContainers:
@@ -204,58 +177,65 @@ class PlainContainers:
 
     async def rename(self, container: Container, name: str) -> None:
         """Raises `Conflict` if the name is taken."""
-        old = container.config.name
-        config = msgspec.structs.replace(container.config, name=name)
-        renamed = await self._engine.runtime.configure(config)
-        self._engine.local.rename(container.id, name)
+        async with self._life(container.id).lock:
+            present = self._get(container.id).config
+            old = present.name
+            config = msgspec.structs.replace(present, name=name)
+            renamed = await self._engine.runtime.configure(config)
+            self._engine.local.rename(container.id, name)
         self._engine.events.container("rename", renamed, oldName=f"/{old}")
 
     async def update(
-        self,
-        container: Container,
-        limits: Resources,
-        further: FurtherLimits,
-        restart: RestartRule | None,
+        self, container: Container, change: ChangeLimits, restart: RestartRule | None
     ) -> None:
         """Limits and restart policy (None: as it is) from now on, also of one that runs."""
-        plain = _settings(container)
-        if restart is not None and plain.auto_remove:
-            raise InvalidArgument(
-                "Restart policy cannot be updated because AutoRemove is enabled for the container"
+        async with self._life(container.id).lock:
+            present = self._get(container.id)
+            plain = _settings(present)
+            if restart is not None and plain.auto_remove:
+                raise InvalidArgument(
+                    "Restart policy cannot be updated because AutoRemove is enabled for the"
+                    " container"
+                )
+            if restart is not None:
+                plain = msgspec.structs.replace(plain, restart=restart)
+            limits, further = change(present.config.limits, present.config.further)
+            config = msgspec.structs.replace(
+                present.config, limits=limits, further=further, plain=plain
             )
-        if restart is not None:
-            plain = msgspec.structs.replace(plain, restart=restart)
-        config = msgspec.structs.replace(
-            container.config, limits=limits, further=further, plain=plain
-        )
-        self._engine.events.container("update", await self._engine.runtime.configure(config))
+            updated = await self._engine.runtime.configure(config)
+        self._engine.events.container("update", updated)
 
     async def connect(self, container: Container, settings: EndpointSettings) -> None:
         """Connects to one more network, at once if the container runs and else when it is started.
         Raises `Forbidden` with Docker's texts."""
-        plain = _settings(container)
-        if not plain.networks:
-            raise Forbidden(
-                f"container {container.id} has the network mode {plain.modes.network}: it cannot be"
-                " connected to other networks"
-            )
-        name = self._engine.local.get(settings.network).name
-        if name in self._networks(plain):
-            raise Forbidden(f"endpoint with name {container.config.name} already exists in network"
-                            f" {name}")  # fmt: skip
-        if container.state is ContainerState.RUNNING:
-            await self._engine.local.attach(container.id, settings)
-        await self._keep_networks(container, (*plain.networks, settings))
+        async with self._life(container.id).lock:
+            present = self._get(container.id)
+            plain = _settings(present)
+            if not plain.networks:
+                raise Forbidden(
+                    f"container {present.id} has the network mode {plain.modes.network}: it cannot"
+                    " be connected to other networks"
+                )
+            name = self._engine.local.get(settings.network).name
+            if name in self._networks(plain):
+                raise Forbidden(f"endpoint with name {present.config.name} already exists in"
+                                f" network {name}")  # fmt: skip
+            if present.state is ContainerState.RUNNING:
+                await self._engine.local.attach(present.id, settings)
+            await self._keep_networks(present.id, (*plain.networks, settings))
 
     async def disconnect(self, container: Container, network: str, force: bool) -> None:
         """`force`: a container that is not on the network is no error."""
-        plain, name = _settings(container), self._engine.local.get(network).name
-        if container.state is ContainerState.RUNNING:
-            await self._engine.local.detach(container.id, network, force)
-        elif name not in self._networks(plain) and not force:
-            raise NotFound(f"container {container.id} is not connected to network {name}")
-        kept = tuple(each for each in plain.networks if self._name(each.network) != name)
-        await self._keep_networks(container, kept)
+        async with self._life(container.id).lock:
+            present = self._get(container.id)
+            plain, name = _settings(present), self._engine.local.get(network).name
+            if present.state is ContainerState.RUNNING:
+                await self._engine.local.detach(present.id, network, force)
+            elif name not in self._networks(plain) and not force:
+                raise NotFound(f"container {present.id} is not connected to network {name}")
+            kept = tuple(each for each in plain.networks if self._name(each.network) != name)
+            await self._keep_networks(present.id, kept)
 
     def _networks(self, plain: PlainContainer) -> set[str]:
         return {self._name(settings.network) for settings in plain.networks}
@@ -267,11 +247,10 @@ class PlainContainers:
         except WeftError:
             return reference
 
-    async def _keep_networks(
-        self, container: Container, networks: tuple[EndpointSettings, ...]
-    ) -> None:
-        plain = msgspec.structs.replace(_settings(container), networks=networks)
-        config = msgspec.structs.replace(self._get(container.id).config, plain=plain)
+    async def _keep_networks(self, id: ContainerId, networks: tuple[EndpointSettings, ...]) -> None:
+        present = self._get(id)
+        plain = msgspec.structs.replace(_settings(present), networks=networks)
+        config = msgspec.structs.replace(present.config, plain=plain)
         await self._engine.runtime.configure(config)
 
     async def remove(self, id: ContainerId, *, volumes: bool) -> None:
@@ -282,7 +261,7 @@ class PlainContainers:
         life.is_kept = True
         async with life.lock:
             await self._remove(id, life, volumes=volumes)
-            await self._engine.local.disconnect(id)
+            await self._release(id)
 
     async def _remove(self, id: ContainerId, life: Life, *, volumes: bool) -> None:
         last = self._engine.container(id)
@@ -331,7 +310,7 @@ class PlainContainers:
             await self._prepare(config)
             await self._run(container.id)
         except BaseException:
-            await asyncio.shield(self._engine.local.disconnect(container.id))
+            await asyncio.shield(self._release(container.id))
             raise
         self._follow(container.id, life)
 
@@ -402,7 +381,7 @@ class PlainContainers:
         """Releases what the ended container had, and does what its record says."""
         try:
             async with life.lock:
-                await self._engine.local.disconnect(container.id)
+                await self._release(container.id)
         finally:
             is_restarted = self._is_restarted(container.id, life)
             life.is_restarting = is_restarted
@@ -415,6 +394,14 @@ class PlainContainers:
             await self._restart(present, life)
         elif _settings(present).auto_remove and not life.is_kept:
             await self._remove_after(present.id, life)
+
+    async def _release(self, id: ContainerId) -> None:
+        """Takes the container's network away. What is left of it in the kernel is the network
+        loop's, which goes on trying: that holds up nobody."""
+        try:
+            await self._engine.local.disconnect(id)
+        except WeftError as error:
+            log.warning("container.network_left container=%s cause=%s", id[:12], error)
 
     def _is_restarted(self, id: ContainerId, life: Life) -> bool:
         container = self._engine.container(id)
@@ -429,25 +416,37 @@ class PlainContainers:
         ran = max(container.finished_at - container.started_at, 0)
         life.pause = restart_pause(life.pause, ran)
         try:
-            async with asyncio.timeout(life.pause / SECOND):
-                await life.no_restart.wait()
-        except TimeoutError:
-            await self._start_again(container.id, life)
+            while not await self._called_off_in(life) and not await self._start_again(
+                container.id, life
+            ):
+                life.pause = restart_pause(life.pause, 0)
         finally:
             life.is_restarting = False
 
-    async def _start_again(self, id: ContainerId, life: Life) -> None:
+    async def _called_off_in(self, life: Life) -> bool:
+        """Whether somebody wants the container to stay ended before the pause is over."""
+        try:
+            async with asyncio.timeout(life.pause / SECOND):
+                await life.no_restart.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _start_again(self, id: ContainerId, life: Life) -> bool:
+        """False if the network of this host cannot be set up yet: later it can be."""
         async with life.lock:
             present = self._engine.container(id)
             is_over = present is not None and present.state is not ContainerState.RUNNING
             if present is None or not is_over or life.no_restart.is_set():
-                return
+                return True
             count = _settings(present).restart_count + 1
             log.info("container.restart container=%s count=%d", id[:12], count)
             try:
                 await self._start(present, life, restarts=count)
             except WeftError as error:
                 log.warning("container.not_restarted container=%s cause=%s", id[:12], error)
+                return not isinstance(error, Unavailable)
+        return True
 
     async def _remove_after(self, id: ContainerId, life: Life) -> None:
         """Removes an ended container whose user wants that, with its anonymous volumes."""
@@ -467,11 +466,12 @@ class PlainContainers:
                 await asyncio.wait((follower,))
 
     async def _mark_stopped(self, id: ContainerId) -> None:
-        container = self._get(id)
-        plain = msgspec.structs.replace(_settings(container), stopped_by_user=True)
-        if plain != container.config.plain:
-            config = msgspec.structs.replace(container.config, plain=plain)
-            await self._engine.runtime.configure(config)
+        async with self._life(id).lock:
+            container = self._get(id)
+            plain = msgspec.structs.replace(_settings(container), stopped_by_user=True)
+            if plain != container.config.plain:
+                config = msgspec.structs.replace(container.config, plain=plain)
+                await self._engine.runtime.configure(config)
 
     def _get(self, id: ContainerId) -> Container:
         return self._engine.runtime.get(id)

@@ -3,20 +3,25 @@ the next daemon does with what it finds."""
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support import virtual_time
 from tests.support.engines import engine_on_fakes
 from weft.engine.plain_containers import PlainContainers
 from weft.errors import Conflict, InvalidArgument, NotFound, OperationFailed
+from weft.model.bridge_network import BridgeNetworkSpec
 from weft.model.container import Container, ContainerState
 from weft.model.container_request import ContainerRequest
+from weft.model.endpoint_settings import EndpointSettings
 from weft.model.ids import ContainerId
+from weft.model.limits import FurtherLimits
 from weft.model.plain_container import NamespaceModes, PlainContainer, RestartName, RestartRule
-from weft.model.service import ContainerSpec
+from weft.model.service import ContainerSpec, Resources
 from weft.model.start_failure import NOT_FOUND, NOT_RUNNABLE, UNKNOWN
 from weft.runtime.fake import FakeImages, FakeRuntime
 
@@ -260,3 +265,101 @@ async def test_stop_start_and_ends_at_the_same_time_leave_one_follower(bed: Bed)
     await bed.plain.remove(id, volumes=False)
     with pytest.raises(NotFound):
         await bed.plain.start(id)
+
+
+# --- with networks
+
+ON_BRIDGE = (EndpointSettings(network="bridge"),)
+
+
+@asynccontextmanager
+async def networks(bed: Bed) -> AsyncIterator[None]:
+    """The node's own networks work."""
+    bed.engine.network.desire_swarm(None)
+    bed.engine.resume()
+    loop = asyncio.create_task(bed.engine.run())
+    try:
+        yield
+    finally:
+        loop.cancel()
+        await asyncio.wait((loop,))
+
+
+def recorded(bed: Bed, id: ContainerId) -> list[str]:
+    """The networks that the container is on from its next start on."""
+    plain = bed.get(id).config.plain
+    assert plain is not None
+    return sorted(settings.network for settings in plain.networks)
+
+
+def with_pids(limits: Resources, further: FurtherLimits) -> tuple[Resources, FurtherLimits]:
+    return msgspec.structs.replace(limits, pids=7), further
+
+
+def with_memory(limits: Resources, further: FurtherLimits) -> tuple[Resources, FurtherLimits]:
+    return msgspec.structs.replace(limits, memory=2**23), further
+
+
+@run
+async def test_a_container_is_restarted_once_its_network_can_be_set_up(bed: Bed) -> None:
+    """A member of a swarm may wait for its managers for longer than a container for its network:
+    after a loss of power the hosts come back one after the other."""
+    async with networks(bed):
+        id = await bed.run(restart="always", networks=ON_BRIDGE)
+        bed.engine.network.postpone()
+        bed.runtime.die(id, 1)
+        await asyncio.sleep(300)
+        assert bed.get(id).state is ContainerState.EXITED
+        bed.engine.network.desire_swarm(None)
+        await asyncio.sleep(100)
+        assert bed.get(id).state is ContainerState.RUNNING
+
+
+@run
+async def test_a_network_that_does_not_go_holds_up_nobody(bed: Bed) -> None:
+    async with networks(bed):
+        again = await bed.run("again", restart="always", networks=ON_BRIDGE)
+        once = await bed.run("once", auto_remove=True, networks=ON_BRIDGE)
+        removed = await bed.run("removed", networks=ON_BRIDGE)
+        bed.engine.network.postpone()
+        bed.runtime.die(once, 0)
+        bed.runtime.die(again, 1)
+        await bed.plain.remove(removed, volumes=False)
+        await asyncio.sleep(100)
+        assert [bed.is_there(id) for id in (again, once, removed)] == [True, False, False]
+        await bed.plain.stop(bed.get(again))
+        bed.engine.network.desire_swarm(None)
+        async with asyncio.timeout(100):
+            await bed.plain.start(again)
+        assert bed.get(again).state is ContainerState.RUNNING
+
+
+@run
+async def test_changes_at_the_same_time_are_all_kept(bed: Bed) -> None:
+    async with networks(bed):
+        for name in ("one", "two", "three"):
+            await bed.engine.local.create(BridgeNetworkSpec(name=name))
+        id = await bed.run(networks=ON_BRIDGE)
+        before = bed.get(id)
+        await asyncio.gather(
+            bed.plain.connect(before, EndpointSettings(network="one")),
+            bed.plain.connect(before, EndpointSettings(network="two")),
+            bed.plain.disconnect(before, "bridge", force=False),
+        )
+        assert recorded(bed, id) == ["one", "two"]
+        await bed.plain.stop(before, 0)
+        ended = bed.get(id)
+        await asyncio.gather(
+            bed.plain.start(id),
+            bed.plain.connect(ended, EndpointSettings(network="three")),
+            bed.plain.rename(ended, "other"),
+            bed.plain.update(ended, with_pids, None),
+            bed.plain.update(ended, with_memory, None),
+        )
+        config = bed.get(id).config
+        assert (recorded(bed, id), config.name) == (["one", "three", "two"], "other")
+        assert config.limits == Resources(pids=7, memory=2**23)
+        place = bed.engine.local.sandbox(id)
+        assert place is not None
+        assert (len(place.endpoints), place.name) == (3, "other")
+        assert config.sandbox_id == place.id
