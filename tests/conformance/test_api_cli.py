@@ -290,7 +290,7 @@ def test_what_weft_does_not_have(manager: Daemon) -> None:
         ["rename", container, "x"],
     ):
         assert "not supported by Weft" in manager.refused(*command)
-    assert "not supported by Weft" in manager.refused("network", "connect", "bridge", container)
+    assert "it is a task's" in manager.refused("network", "connect", "bridge", container)
 
 
 def test_docker_py(manager: Daemon) -> None:

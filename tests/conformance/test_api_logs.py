@@ -187,7 +187,8 @@ def test_the_options_of_log_drivers_are_kept_and_their_details_shown(manager: Da
         f"web.1@node1    | LEVEL=high,tag={name} 1,team=blue seen\n"
     )
     manager.ok("service", "update", "-d", "--log-driver", "json-file", "web")
-    assert manager.ok("service", "inspect", "-f", template, "web").strip() == "null"
+    shown = manager.ok("service", "inspect", "-f", template, "web")
+    assert json.loads(shown) == {"Name": "json-file"}
 
 
 @pytest.fixture(scope="module")
