@@ -26,6 +26,7 @@ MULTIPLEXED: Version = (1, 42)
 one."""
 
 PARAMETERS: Mapping[str, Mapping[str, Version]] = {
+    "/containers/create": {"platform": (1, 41)},
     "/containers/{id}/restart": {"signal": (1, 42)},
     "/containers/{id}/stop": {"signal": (1, 42)},
     "/containers/{id}/wait": {"condition": (1, 30)},
@@ -43,6 +44,8 @@ PARAMETERS: Mapping[str, Mapping[str, Version]] = {
 """Query parameters, by route, with the first version that reads them."""
 
 _CONTAINER = "TaskTemplate.ContainerSpec"
+_MOUNT = "HostConfig.Mounts[]"
+_ENDPOINT = "NetworkingConfig.EndpointsConfig{}"
 FIELDS: Mapping[str, Mapping[str, Version]] = {
     "ServiceWire": {
         f"{_CONTAINER}.Sysctls": (1, 40),
@@ -57,12 +60,26 @@ FIELDS: Mapping[str, Mapping[str, Version]] = {
         f"{_CONTAINER}.OomScoreAdj": (1, 46),
         f"{_CONTAINER}.Mounts[].TmpfsOptions.Options": (1, 46),
     },
+    "NewContainerWire": {
+        "HostConfig.AutoRemove": (1, 25),
+        f"{_MOUNT}.BindOptions.NonRecursive": (1, 40),
+        "HostConfig.KernelMemoryTCP": (1, 40),
+        f"{_MOUNT}.BindOptions.CreateMountpoint": (1, 42),
+        "HostConfig.ConsoleSize": (1, 42),
+        "HostConfig.Annotations": (1, 43),
+        "Healthcheck.StartInterval": (1, 44),
+        f"{_ENDPOINT}.MacAddress": (1, 44),
+        f"{_ENDPOINT}.GwPriority": (1, 48),
+    },
+    "UpdateContainerWire": {"PidsLimit": (1, 40)},
+    "ConnectWire": {"EndpointConfig.GwPriority": (1, 48)},
     "InitWire": {"DefaultAddrPool": (1, 39), "SubnetSize": (1, 39), "DataPathPort": (1, 40)},
     "NetworkWire": {"EnableIPv4": (1, 48)},
     "ExecWire": {"ConsoleSize": (1, 42)},
     "ExecStartWire": {"ConsoleSize": (1, 42)},
 }
-"""Body fields, by wire struct and path, with the first version that reads them. (Fields of
+"""Body fields, by wire struct and path, with the first version that reads them: `[]` in a path
+stands for any item of a list, `{}` for any value of a map. (Fields of
 `Privileges` have versions too; Weft refuses it as a whole.)"""
 
 

@@ -13,7 +13,9 @@ from tests.support.fake_images import IMAGE
 from tests.unit.api.served import run_service, serving
 from weft.api import versions
 from weft.api.routes import ROUTES
+from weft.api.schema.bridge_network import ConnectWire
 from weft.api.schema.container import ExecStartWire, ExecWire
+from weft.api.schema.container_wire import NewContainerWire, UpdateContainerWire
 from weft.api.schema.decoding import decode
 from weft.api.schema.network import NetworkWire
 from weft.api.schema.service_wire import ServiceWire
@@ -21,29 +23,45 @@ from weft.api.schema.swarm import InitWire
 from weft.errors import InvalidArgument
 
 WIRES = {
-    wire.__name__: wire for wire in (ServiceWire, InitWire, NetworkWire, ExecWire, ExecStartWire)
-}
+    wire.__name__: wire
+    for wire in (
+        ServiceWire, NewContainerWire, UpdateContainerWire, InitWire, NetworkWire, ConnectWire,
+        ExecWire, ExecStartWire,
+    )
+}  # fmt: skip
+NUMBERS = (
+    "MaxReplicas", "Pids", "OomScoreAdj", "SubnetSize", "DataPathPort", "PidsLimit",
+    "StartInterval", "GwPriority", "KernelMemoryTCP",
+)  # fmt: skip
 ALL = [f"1.{minor}" for minor in range(24, 52)]
 
 
 def field(path: str) -> tuple[bytes, Any]:
     """A body that says something at this path and nowhere else."""
     value: Any = True
-    if path.endswith(("Sysctls", "ReplicatedJob", "GlobalJob")):
+    if path.endswith(("Sysctls", "ReplicatedJob", "GlobalJob", "Annotations")):
         value = {"a": "1"}
     elif path.endswith(("CapabilityAdd", "CapabilityDrop", "DefaultAddrPool", "Options")):
         value = ["a"]
     elif path.endswith("Ulimits"):
         value = [{"Name": "a"}]
-    elif path.endswith(("MaxReplicas", "Pids", "OomScoreAdj", "SubnetSize", "DataPathPort")):
+    elif path.endswith(NUMBERS):
         value = 5
+    elif path.endswith("MacAddress"):
+        value = "02:42:ac:11:00:02"
     elif path.endswith("ConsoleSize"):
         value = [5, 5]
     elif path.endswith("EnableIPv4"):
         value = False
     for step in reversed(path.split(".")):
-        value = {step.removesuffix("[]"): [value] if step.endswith("[]") else value}
+        value = _nested(step, value)
     return msgspec.json.encode(value), value
+
+
+def _nested(step: str, value: Any) -> Any:
+    if step.endswith("{}"):
+        value = {"any": value}
+    return {step.rstrip("[]{}"): [value] if step.endswith("[]") else value}
 
 
 @pytest.mark.parametrize(
@@ -63,7 +81,7 @@ def test_a_field_is_read_from_its_version_on_and_dropped_before(
     try:
         after = decode(body, WIRES[wire], later=versions.later_fields(wire, since))
     except InvalidArgument as error:
-        assert path.replace("[]", "[0]") in str(error)  # noqa: PT017  one that Weft lacks
+        assert path.replace("[]", "[0]").replace("{}", ".any") in str(error)  # noqa: PT017  one that Weft lacks
     else:
         assert after != before
 
@@ -72,7 +90,7 @@ def _without(path: str) -> bytes:
     """The same body with the last step empty."""
     value: Any = {}
     for step in reversed(path.split(".")[:-1]):
-        value = {step.removesuffix("[]"): [value] if step.endswith("[]") else value}
+        value = _nested(step, value)
     return msgspec.json.encode(value)
 
 

@@ -31,7 +31,6 @@ T = TypeVar("T")
 MAX_VALUES = 100_000
 """Items in all lists and maps of one request. A service that publishes 10,000 ports has 50,000."""
 _PATH = re.compile(r" - at `(\$[^`]*)`")
-_INDEX = re.compile(r"\[\d+\]")
 _STEP = re.compile(r"\.([A-Za-z0-9_]+)|\[(\d+)\]")
 
 
@@ -41,7 +40,8 @@ NOTHING: frozenset[str] = frozenset()
 def decode(body: bytes, type_: type[T], empty: bool = False, later: frozenset[str] = NOTHING) -> T:
     """Decodes a request's body into a `type_`. `empty`: an empty body is allowed and means that
     every field is absent. `later`: paths of fields that the request's API version does not have
-    yet; they are dropped. `[]` in a path stands for any item. Raises `InvalidArgument` for a body
+    yet; they are dropped. `[]` in a path stands for any item of a list, `{}` for any value of a
+    map. Raises `InvalidArgument` for a body
     that is not JSON or has a wrong type, `Unsupported` for a field of the API that Weft lacks."""
     if not body.strip():
         if not empty:
@@ -52,7 +52,7 @@ def decode(body: bytes, type_: type[T], empty: bool = False, later: frozenset[st
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidArgument(f"invalid JSON: {error}") from error
     walk = _Walk(later)
-    read = walk.value(raw, _shape(cast(Hashable, type_)), "")
+    read = walk.value(raw, _shape(cast(Hashable, type_)), "", "")
     try:
         value = msgspec.convert(read, type_)
     except msgspec.ValidationError as error:
@@ -107,51 +107,49 @@ class _Walk:
         """Path of the first field that Weft lacks and that has a value."""
         self._seen = 0
 
-    def value(self, raw: Any, shape: _Shape | None, path: str) -> Any:
+    def value(self, raw: Any, shape: _Shape | None, path: str, kind: str) -> Any:
+        """`kind`: the path as `later` has it."""
         if shape is None or not isinstance(raw, list | dict):
             return raw
         self._seen += len(raw)
         if self._seen > MAX_VALUES:
             raise InvalidArgument(f"invalid JSON: it has more than {MAX_VALUES} values")
         if isinstance(raw, list):
-            return self._list(raw, shape, path)
+            return self._list(raw, shape, path, f"{kind}[]")
         return (
-            self._map(raw, shape, path)
+            self._map(raw, shape, path, f"{kind}{{}}")
             if shape.fields is None
-            else self._struct(raw, shape.fields, shape.lacks, path)
+            else self._struct(raw, shape, path, kind)
         )
 
-    def _list(self, raw: list[Any], shape: _Shape, path: str) -> list[Any]:
+    def _list(self, raw: list[Any], shape: _Shape, path: str, kind: str) -> list[Any]:
         if shape.items is None:
             return raw
-        return [self.value(item, shape.items, f"{path}[{index}]") for index, item in enumerate(raw)]
+        return [
+            self.value(item, shape.items, f"{path}[{index}]", kind)
+            for index, item in enumerate(raw)
+        ]
 
-    def _map(self, raw: dict[str, Any], shape: _Shape, path: str) -> dict[str, Any]:
+    def _map(self, raw: dict[str, Any], shape: _Shape, path: str, kind: str) -> dict[str, Any]:
         if shape.items is None:
             return {key: item for key, item in raw.items() if item is not None}
         return {
-            key: self.value(item, shape.items, f"{path}.{key}")
+            key: self.value(item, shape.items, f"{path}.{key}", kind)
             for key, item in raw.items()
             if item is not None
         }
 
-    def _struct(
-        self,
-        raw: dict[str, Any],
-        fields: Mapping[str, tuple[str, _Shape | None]],
-        lacks: Mapping[str, str],
-        path: str,
-    ) -> dict[str, Any]:
-        read = {}
+    def _struct(self, raw: dict[str, Any], shape: _Shape, path: str, kind: str) -> dict[str, Any]:
+        read, fields, lacks = {}, shape.fields or {}, shape.lacks
+        place, general = (f"{path}.", f"{kind}.") if path else ("", "")
         for key, item in raw.items():
-            name, shape = fields.get(key.lower(), (lacks.get(key.lower(), ""), None))
-            place = f"{path}.{name}" if path else name
-            if not name or item is None or (self._later and _INDEX.sub("[]", place) in self._later):
+            name, inner = fields.get(key.lower(), (lacks.get(key.lower(), ""), None))
+            if not name or item is None or general + name in self._later:
                 continue
             if key.lower() in fields:
-                read[name] = self.value(item, shape, place)
+                read[name] = self.value(item, inner, place + name, general + name)
             elif not self.lacking and not is_zero(item):
-                self.lacking = place
+                self.lacking = place + name
         return read
 
 
