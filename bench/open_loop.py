@@ -3,10 +3,8 @@ all of them, until its standard input ends.
 
 Each request is a connection of its own, made when its time has come, whether or not those before it
 were answered, unless `MOST_PENDING` of them were not: then the machine cannot do more, and requests
-that pile up would only keep it from answering any. Then one line of JSON per request on the standard output: when it was made (seconds,
-CLOCK_MONOTONIC), how long after its time that was, whom it asked, how long it took, how many of its
-SYNs were sent again, why there was no answer (empty if there was one) and its own port. One thread
-and epoll: some 100 µs of processor time per request.
+that pile up would only keep it from answering any. Then one line of JSON
+for each request (`Request`) is on the standard output. One thread and epoll: some 100 µs of processor time per request.
 """
 
 import errno
@@ -31,12 +29,18 @@ ANSWER = b"pong\n"
 
 class Request(NamedTuple):
     start: float
+    """Seconds, CLOCK_MONOTONIC."""
     late: float
+    """Seconds from its time to its start."""
     target: str
     seconds: float
+    """Seconds until the whole answer, or the failure."""
     again: int
+    """SYNs that were sent again."""
     why: str
+    """The reason if there was no answer; otherwise empty."""
     port: int
+    """The client's own."""
 
 
 class Pending:

@@ -2,7 +2,8 @@
 
 The manager tells every node at once to leave the task out, and this node to stop it as well. Nobody
 says when the other nodes have done so, and a busy one may need longer than others. So the task's
-own node looks: it waits until the container has accepted no connection for a moment."""
+own node looks: it waits until the container has accepted no connection for a moment (decision
+33)."""
 
 import asyncio
 from collections.abc import Callable

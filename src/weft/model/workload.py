@@ -1,9 +1,9 @@
 """A workload, for which a node runs one container, and its sandbox. Network plans, names and the
 container are derived from these.
 
-A workload is made from a task (`agent/workloads.py`), but does not depend on tasks: anything else
-that needs a container can be a workload. The same object is reused, so plans recognise by identity
-that nothing has changed.
+A workload is made from a task (`agent/workloads.py`), but does not depend on tasks. Plain
+containers have no workload: `engine/plain_containers.py` makes them from users' requests. The same
+object is reused, so plans recognise by identity that nothing has changed.
 """
 
 from typing import NamedTuple

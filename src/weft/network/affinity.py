@@ -2,9 +2,9 @@
 
 The kernel makes a slot number of the address, the same on every host (`render/services.py`), and
 each slot belongs to one backend. Each backend has a weight for each slot, which follows from its
-address; the slot is that of the backend with the largest weight (rendezvous hashing). So hosts agree
-without talking to each other, whatever changes they have seen. A backend that goes gives up only its
-own slots, and a new one takes its share from all others.
+address; the slot is that of the backend with the largest weight (rendezvous hashing, decision 32).
+So hosts agree without talking to each other, whatever changes they have seen. A backend that goes
+gives up only its own slots, and a new one takes its share from all others.
 
 The weights of a ring continue in a ring of twice the size: half of the slots keep their backends
 when the number of slots doubles.
