@@ -123,21 +123,22 @@ async def restart(call: Call) -> web.Response:
 
 
 async def pause(call: Call) -> web.Response:
-    container = find_container(call.node.containers, call.id)
-    _check_plain(container, "pause", "")
-    if container.state != ContainerState.RUNNING:
-        raise Conflict(f"container {container.id} is not running")
-    await call.node.plain.pause(container)
+    await call.node.plain.pause(_running(call, "pause"))
     return nothing()
 
 
 async def unpause(call: Call) -> web.Response:
+    await call.node.plain.unpause(_running(call, "unpause"))
+    return nothing()
+
+
+def _running(call: Call, verb: str) -> Container:
+    """The plain container of the request. Raises `Conflict` if it does not run."""
     container = find_container(call.node.containers, call.id)
-    _check_plain(container, "unpause", "")
+    _check_plain(container, verb, "")
     if container.state != ContainerState.RUNNING:
         raise Conflict(f"container {container.id} is not running")
-    await call.node.plain.unpause(container)
-    return nothing()
+    return container
 
 
 async def rename(call: Call) -> web.Response:

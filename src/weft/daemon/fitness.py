@@ -30,7 +30,10 @@ ROOM = 2 << 30
 ORDINARY_MTU = 1500
 UNUSABLE = ("overlay", "nfs", "nfs4", "cifs", "9p", "fuse.sshfs", "vfat", "ecryptfs")
 """File systems on which the kernel refuses the upper layer of an overlay, or forgets owners."""
-OURS = "unmanaged-devices=interface-name:ing0;interface-name:docker_gwbridge;interface-name:wgw-*"
+OURS = "unmanaged-devices=" + ";".join(
+    f"interface-name:{name}" for name in ("ing0", "docker_gwbridge", "wgw-*", "docker0", "wbr-*")
+)
+"""Not `br-*`: administrators give bridges of their own such names."""
 NETWORKD = "/etc/systemd/networkd.conf.d/weft.conf"
 NETWORK_MANAGER = "/etc/NetworkManager/conf.d/weft.conf"
 

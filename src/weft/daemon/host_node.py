@@ -271,7 +271,7 @@ class HostNode:
 
     @property
     def _networking(self) -> Networking | None:
-        """Containers are connected only while the node is in a swarm."""
+        """The swarm's part of the network; None while the node is in no swarm."""
         return self._member.agent.networking if self._member is not None else None
 
     def local_networks(self) -> Sequence[LocalNetwork]:
