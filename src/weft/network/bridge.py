@@ -31,7 +31,7 @@ from weft.model.local_sandbox import BridgeEndpoint, LocalSandbox
 from weft.network import nft
 from weft.network.desired import LocalPart
 from weft.network.fragments import links
-from weft.network.gateway import PORTS, SENDERS
+from weft.network.gateway import PORTS, PORTS_AT, SENDERS
 from weft.network.ingress import LOCAL, LOCAL_FROM_OUTSIDE, LOOPBACK
 from weft.network.kernel_state import (
     HOST,
@@ -44,7 +44,6 @@ from weft.network.kernel_state import (
     Namespace,
     Neighbour,
     Route,
-    SetType,
     Table,
     Veth,
 )
@@ -63,7 +62,6 @@ DEFAULT_ROUTE = IPv4Network("0.0.0.0/0")
 PUBLISHED, PUBLISHED_AT = "bridge-ports", "bridge-ports-at"
 """Maps of published ports to a container's address and port: those on all addresses of the host, and
 those on one."""
-PORTS_AT = SetType(("ipv4_addr", *PORTS.key), PORTS.value)
 Networks = Mapping[NetworkId, BridgeNetwork]
 
 

@@ -1,6 +1,6 @@
 """The objects of ours in the host's own namespace, by name and number: exactly these can be listed,
-compared and removed. The bridges of this node's own networks have names that other software gives its
-bridges too (docker0), or that users chose: these bridges are known by their MAC.
+compared and removed. The bridges of this node's own networks have names that other software gives
+its bridges too (docker0), or that users chose: these bridges are known by their MAC.
 
 We made all other namespaces that we use; everything in them is ours.
 """
