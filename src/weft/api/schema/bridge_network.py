@@ -176,9 +176,15 @@ def endpoint_from(network: str, wire: EndpointWire) -> EndpointSettings:
             raise Unsupported(
                 f"cannot connect a container to network {network}: {what} is not supported by Weft"
             )
-    mac = wire.mac_address.lower().replace("-", ":")
-    if mac and (not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1):
-        raise InvalidArgument(f"invalid MAC address: {clip(wire.mac_address)}")
+    mac = mac_from(wire.mac_address)
     text = ipam.ipv4_address
     address = parse_address(text, IPv4Address, "IPv4 address") if text else None
     return EndpointSettings(network=network, address=address, mac=mac, aliases=wire.aliases)
+
+
+def mac_from(text: str) -> str:
+    """Raises `InvalidArgument` for what no single interface can have."""
+    mac = text.lower().replace("-", ":")
+    if mac and (not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1):
+        raise InvalidArgument(f"invalid MAC address: {clip(text)}")
+    return mac

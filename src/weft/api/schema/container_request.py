@@ -10,6 +10,7 @@ from typing import TypeVar, cast, get_args
 
 import msgspec
 
+from weft.api.schema.bridge_network import mac_from
 from weft.api.schema.common import parse_address
 from weft.api.schema.container_wire import (
     BindingWire,
@@ -147,12 +148,17 @@ def _device_from(wire: DeviceWire) -> Device:
     access = wire.cgroup_permissions or "rwm"
     if access.strip("rwm"):
         raise InvalidArgument(f"invalid device mode: {clip(access)}")
-    if not wire.path_on_host.startswith("/"):
-        raise InvalidArgument(
-            f"HostConfig.Devices: PathOnHost {clip(wire.path_on_host)!r} is not absolute"
-        )
     target = wire.path_in_container or wire.path_on_host
+    _check_path("HostConfig.Devices: PathOnHost", wire.path_on_host)
+    _check_path("HostConfig.Devices: PathInContainer", target)
     return Device(source=wire.path_on_host, target=target, access=access)
+
+
+def _check_path(what: str, path: str) -> None:
+    if not path.startswith("/"):
+        raise InvalidArgument(f"{what} {clip(path)!r} is not absolute")
+    if "\0" in path:
+        raise InvalidArgument(f"{what} {clip(path)!r} has a NUL in it")
 
 
 # --- what only plain containers have
@@ -256,7 +262,7 @@ def _networks_from(wire: NewContainerWire, mode: str) -> tuple[EndpointSettings,
         _check_alone(wire, first)
         return ()
     order = dict.fromkeys((first, *given))
-    mac = {first: wire.mac_address}
+    mac = {first: mac_from(wire.mac_address)}
     return tuple(endpoint_from(name, given.get(name), mac.get(name, "")) for name in order)
 
 
@@ -309,7 +315,10 @@ def endpoint_from(
             " containers in user defined networks"
         )
     return EndpointSettings(
-        network=network, address=address, mac=wire.mac_address or mac, aliases=wire.aliases
+        network=network,
+        address=address,
+        mac=mac_from(wire.mac_address) or mac,
+        aliases=wire.aliases,
     )
 
 
@@ -368,16 +377,19 @@ def further_from(wire: HostConfigWire | UpdateContainerWire) -> FurtherLimits:
         oom_kill_disable=wire.oom_kill_disable,
         devices=DeviceLimits(
             weight=wire.blkio_weight,
-            weights=_throttles(wire.blkio_weight_device),
-            read_bytes=_throttles(wire.blkio_device_read_bps),
-            write_bytes=_throttles(wire.blkio_device_write_bps),
-            read_operations=_throttles(wire.blkio_device_read_iops),
-            write_operations=_throttles(wire.blkio_device_write_iops),
+            weights=_throttles("BlkioWeightDevice", wire.blkio_weight_device),
+            read_bytes=_throttles("BlkioDeviceReadBps", wire.blkio_device_read_bps),
+            write_bytes=_throttles("BlkioDeviceWriteBps", wire.blkio_device_write_bps),
+            read_operations=_throttles("BlkioDeviceReadIOps", wire.blkio_device_read_iops),
+            write_operations=_throttles("BlkioDeviceWriteIOps", wire.blkio_device_write_iops),
         ),
     )
 
 
-def _throttles(wires: Iterable[RateWire | WeightWire]) -> tuple[Throttle, ...]:
+def _throttles(field: str, wires: Iterable[RateWire | WeightWire]) -> tuple[Throttle, ...]:
+    wires = tuple(wires)
+    for wire in wires:
+        _check_path(f"{field}: Path", wire.path)
     return tuple(
         Throttle(wire.path, wire.rate if isinstance(wire, RateWire) else wire.weight)
         for wire in wires

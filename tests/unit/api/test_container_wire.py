@@ -1,0 +1,56 @@
+"""What a request for a plain container must not say: it would fail later than it should."""
+
+import json
+from typing import Any
+
+import pytest
+
+from weft.api.schema.container_request import further_from, request_from
+from weft.api.schema.container_wire import NewContainerWire, UpdateContainerWire
+from weft.api.schema.decoding import decode
+from weft.errors import InvalidArgument
+from weft.model.container_request import ContainerRequest
+
+
+def read(**fields: Any) -> ContainerRequest:
+    body = json.dumps({"Image": "demo"} | fields).encode()
+    return request_from(decode(body, NewContainerWire), "web", str, ())
+
+
+@pytest.mark.parametrize(
+    "mac", ["zz", "02:42:0a:00:00", "03:42:0a:00:00:01", "02:42:0a:00:00:01\n"]
+)
+def test_what_is_no_mac_of_one_interface(mac: str) -> None:
+    """The network of the whole node would be set up with it, and fail."""
+    endpoint = {"EndpointsConfig": {"bridge": {"MacAddress": mac}}}
+    for fields in ({"MacAddress": mac}, {"NetworkingConfig": endpoint}):
+        with pytest.raises(InvalidArgument, match="invalid MAC address"):
+            read(**fields)
+
+
+def test_a_mac_in_any_notation() -> None:
+    (settings,) = read(MacAddress="02-42-0A-00-00-01").plain.networks
+    assert settings.mac == "02:42:0a:00:00:01"
+
+
+PATH = "/dev/a\0b"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("Devices", [{"PathOnHost": PATH}]),
+        ("Devices", [{"PathOnHost": "/dev/null", "PathInContainer": PATH}]),
+        ("BlkioDeviceReadBps", [{"Path": PATH, "Rate": 1}]),
+        ("BlkioWeightDevice", [{"Path": PATH, "Weight": 10}]),
+    ],
+)
+def test_a_path_of_the_host_that_no_file_has(field: str, value: object) -> None:
+    with pytest.raises(InvalidArgument, match=f"{field}: .*NUL"):
+        read(HostConfig={field: value})
+
+
+def test_an_update_is_read_as_strictly() -> None:
+    body = json.dumps({"BlkioDeviceWriteIOps": [{"Path": "dev/sda", "Rate": 1}]}).encode()
+    with pytest.raises(InvalidArgument, match="BlkioDeviceWriteIOps: Path 'dev/sda' is not abs"):
+        further_from(decode(body, UpdateContainerWire))
