@@ -17,6 +17,7 @@ import hashlib
 import os
 import stat
 import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -114,9 +115,12 @@ def archive(digest: str, outline: Path, layer: Path) -> Iterator[bytes]:
     """The layer's tar, in pieces. Raises `OperationFailed` at the end if its digest is another one,
     and earlier, as well as `OSError`, if something is missing."""
     found = hashlib.sha256()
-    for piece in _pieces(outline, layer):
-        found.update(piece)
-        yield piece
+    try:
+        for piece in _pieces(outline, layer):
+            found.update(piece)
+            yield piece
+    except (gzip.BadGzipFile, EOFError, zlib.error, struct.error) as error:
+        raise OperationFailed(f"the outline of layer {digest} is damaged: {error}") from error
     if f"sha256:{found.hexdigest()}" != digest:
         raise OperationFailed(f"the files of layer {digest} are no longer those of its archive")
 
