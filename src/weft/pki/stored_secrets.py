@@ -8,7 +8,6 @@ token to the swarm and the role.
 """
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Callable, Iterator
 
@@ -98,7 +97,7 @@ def _opened(context: str, text: str, find: FindKey) -> str:
         return text
     try:
         found = codec.decode(base64.b64decode(text.removeprefix(PREFIX), validate=True), Sealed)
-    except (binascii.Error, msgspec.MsgspecError) as error:
+    except (ValueError, msgspec.MsgspecError) as error:
         raise OperationFailed(f"cannot open the {context}: it is damaged in the store") from error
     key = find(found.key)
     if key is None:

@@ -98,3 +98,9 @@ def test_a_token_is_good_for_its_swarm_and_role_only() -> None:
     for forged in (swapped, msgspec.structs.replace(stored, id=ClusterId("d"))):
         with pytest.raises(OperationFailed, match="it was changed in the store"):
             opened_tokens(forged, FIND)
+
+
+@pytest.mark.parametrize("text", ["", "é", "!!!", "AAAA", "A"])
+def test_a_damaged_secret_is_said_to_be_one(text: str) -> None:
+    with pytest.raises(OperationFailed, match="damaged in the store"):
+        opened_root(RootCa("certificate 1", stored_secrets.PREFIX + text), FIND)
