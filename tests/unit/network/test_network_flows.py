@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 from typing import Literal
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 
@@ -70,6 +71,21 @@ def test_a_task_that_stops_serving(swarm: Swarm) -> None:
 def test_a_task_that_is_gone_counts_as_well(swarm: Swarm) -> None:
     [web, _] = tasks(swarm, "web")
     assert (HOST, answered("10.0.0.6")) in after(swarm, lambda: swarm.remove(web))
+
+
+def test_a_virtual_address_that_is_taken_back(swarm: Swarm) -> None:
+    """Its tasks serve on, found by their own addresses. Flows to the virtual address would go on to
+    them even when another service has it."""
+    net, app = NetworkId("mynet" + "0" * 20), swarm.sandbox(tasks(swarm, "app")[0]).key
+
+    def take_back() -> None:
+        for id, record in swarm.services[net].items():
+            swarm.services[net][id] = msgspec.structs.replace(record, virtual_address=None)
+
+    inner = {answered("10.10.10.6"), answered("10.10.10.7"), answered("10.10.10.9")}
+    assert after(swarm, take_back) == {
+        (space, each) for space in (app, "lb_mynet0000") for each in inner
+    }
 
 
 def test_a_network_that_the_node_leaves_takes_its_namespaces_along(swarm: Swarm) -> None:
