@@ -13,6 +13,7 @@ from weft.api.call import Call, answer, nothing
 from weft.api.filters import boolean, label_matches, reference_test
 from weft.api.listing import answer_list
 from weft.api.platforms import check_native, check_platform
+from weft.api.pruning import prunable
 from weft.api.schema.common import encode, now, parse_until
 from weft.api.schema.image import distribution_json, image_json, image_summary_json, shared_sizes
 from weft.api.streams import streamed
@@ -172,17 +173,12 @@ async def prune(call: Call) -> web.Response:
 
 def _prunable(wanted: filters.Filters, moment: Nanoseconds) -> filters.Test[Image]:
     """Raises `InvalidArgument`."""
-    for name in ("dangling", "until"):
-        if len(wanted.get(name, ())) > 1:
-            raise InvalidArgument(f"invalid filter '{name}': only one value is expected")
+    if len(wanted.get("dangling", ())) > 1:
+        raise InvalidArgument("invalid filter 'dangling': only one value is expected")
     only_unnamed = all(boolean(value, "dangling") for value in wanted.get("dangling", ()))
-    until = [parse_until(value, moment) for value in wanted.get("until", ())]
-    labels, others = wanted.get("label", ()), wanted.get("label!", ())
+    is_wanted = prunable(wanted, moment)
     return lambda image: (
-        (not only_unnamed or not image.tags)
-        and all(label_matches(image.config.labels, value) for value in labels)
-        and not any(label_matches(image.config.labels, value) for value in others)
-        and all(image.created < latest for latest in until)
+        (not only_unnamed or not image.tags) and is_wanted(image.config.labels, image.created)
     )
 
 

@@ -1,7 +1,6 @@
 """Networks: those of the swarm, from a manager's state, and those of this node, from its engine and
 its agent."""
 
-from collections.abc import Callable
 from contextlib import suppress
 
 import msgspec
@@ -13,13 +12,14 @@ from weft.api.call import Call, answer, nothing
 from weft.api.container_lookup import find_container
 from weft.api.filters import boolean, label_matches, name_test
 from weft.api.listing import answer_list
+from weft.api.pruning import Prunable, prunable
 from weft.api.schema.bridge_network import (
     ConnectWire,
     DisconnectWire,
     bridge_spec_from,
     endpoint_from,
 )
-from weft.api.schema.common import Json, now, parse_until
+from weft.api.schema.common import Json, now
 from weft.api.schema.network import (
     NetworkWire,
     local_network_json,
@@ -31,13 +31,11 @@ from weft.control.requests.validation import PREDEFINED
 from weft.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unavailable, Unsupported
 from weft.model.ids import NetworkId
 from weft.model.local_network import LocalNetwork
-from weft.model.meta import Nanoseconds
 from weft.model.network import Network
 from weft.model.sandbox import GATEWAY_BRIDGE
 
 FILTERS = ("name", "id", "driver", "label", "scope", "type", "dangling")
 BRIDGE = "bridge"
-Labels = dict[str, str]
 BUILT_IN = (BRIDGE, "host", "none")
 
 
@@ -255,30 +253,17 @@ async def disconnect(call: Call) -> web.Response:
     return nothing(200)
 
 
-def _prunable(wanted: filters.Filters, moment: Nanoseconds) -> Callable[[Labels, int], bool]:
-    """A test of a network's labels and of the time when it was made. Raises `InvalidArgument`."""
-    labels, others = wanted.get("label", ()), wanted.get("label!", ())
-    if len(wanted.get("until", ())) > 1:
-        raise InvalidArgument("more than one until filter specified")
-    until = [parse_until(value, moment) for value in wanted.get("until", ())]
-    return lambda own, created_at: (
-        all(label_matches(own, value) for value in labels)
-        and not any(label_matches(own, value) for value in others)
-        and all(created_at < latest for latest in until)
-    )
-
-
 async def prune(call: Call) -> web.Response:
     """Removes this node's networks that no running container is on, then the swarm's that no
     service and no task uses."""
-    is_wanted = _prunable(call.filters(("label", "label!", "until")), now())
+    is_wanted = prunable(call.filters(("label", "label!", "until")), now())
     removed = await call.node.networks.prune(lambda n: is_wanted(n.spec.labels, n.created_at))
     with suppress(Unavailable):
         removed += await _prune_swarm(call.swarm, is_wanted)
     return answer({"NetworksDeleted": removed or None})
 
 
-async def _prune_swarm(swarm: Swarm, is_wanted: Callable[[Labels, int], bool]) -> list[str]:
+async def _prune_swarm(swarm: Swarm, is_wanted: Prunable) -> list[str]:
     state = swarm.state
     used = {a.target for service in state.services.values() for a in service.spec.task.networks}
     removed = []

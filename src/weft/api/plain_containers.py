@@ -11,12 +11,12 @@ from aiohttp import web
 from weft.api import filters
 from weft.api.call import Call, answer, nothing
 from weft.api.container_lookup import find_container
-from weft.api.filters import label_matches
 from weft.api.grace import grace_of, stop_signal_of
 from weft.api.names import random_name
 from weft.api.networks import find_view, views
 from weft.api.platforms import check_native
-from weft.api.schema.common import now, parse_until
+from weft.api.pruning import prunable
+from weft.api.schema.common import now
 from weft.api.schema.container_request import (
     further_from,
     limits_from,
@@ -182,17 +182,11 @@ def _check_plain(container: Container, verb: str, hint: str) -> None:
 
 async def prune(call: Call) -> web.Response:
     """Removes containers that users have made; the swarm keeps its own history of tasks."""
-    wanted, moment = call.filters(PRUNE_FILTERS), now()
+    is_wanted = prunable(call.filters(PRUNE_FILTERS), now())
 
-    def before(value: str) -> filters.Test[Container]:
-        limit = parse_until(value, moment)
-        return lambda container: container.created_at < limit
+    def test(container: Container) -> bool:
+        return is_wanted(container.config.labels, container.created_at)
 
-    test = filters.compile_test(wanted, {
-        "label": lambda value: lambda c: label_matches(c.config.labels, value),
-        "label!": lambda value: lambda c: not label_matches(c.config.labels, value),
-        "until": before,
-    })  # fmt: skip
     sizes = await _sizes(call, test)
     removed = await call.node.plain.prune(test)
     reclaimed = sum(sizes.get(id, 0) for id in removed)

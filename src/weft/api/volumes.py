@@ -9,6 +9,8 @@ from weft.api import filters
 from weft.api.backend import Volumes
 from weft.api.call import Call, answer, nothing
 from weft.api.filters import boolean, label_matches, name_test
+from weft.api.pruning import prunable
+from weft.api.schema.common import now
 from weft.api.schema.volume import VolumeWire, volume_json
 from weft.errors import InvalidArgument, NotFound, Unavailable, clip
 from weft.model.numbers import decimal
@@ -75,17 +77,14 @@ async def update(call: Call) -> web.Response:
 
 async def prune(call: Call) -> web.Response:
     wanted = call.filters(PRUNE_FILTERS)
-    labels, others = list(wanted.get("label", ())), wanted.get("label!", ())
-    if not _is_for_all(wanted.get("all", ()), call):
-        labels.append(ANONYMOUS_LABEL)
-
-    def is_wanted(volume: Volume) -> bool:
-        has = [label_matches(volume.labels, label) for label in others]
-        return all(label_matches(volume.labels, label) for label in labels) and not (
-            has and all(has)
+    is_wanted = prunable(wanted, now())
+    is_for_all = _is_for_all(wanted.get("all", ()), call)
+    removed, reclaimed = await call.node.volumes.prune(
+        lambda volume: (
+            is_wanted(volume.labels, volume.created_at)
+            and (is_for_all or label_matches(volume.labels, ANONYMOUS_LABEL))
         )
-
-    removed, reclaimed = await call.node.volumes.prune(is_wanted)
+    )
     return answer({"VolumesDeleted": removed, "SpaceReclaimed": reclaimed})
 
 
