@@ -19,10 +19,10 @@ from weft.api.pruning import prunable
 from weft.api.schema.common import now
 from weft.api.schema.container_request import (
     further_from,
-    limits_from,
     merged,
     request_from,
     restart_from,
+    updated_limits,
 )
 from weft.api.schema.container_wire import NewContainerWire, UpdateContainerWire
 from weft.api.schema.mounts_written import inherited_from
@@ -163,7 +163,7 @@ async def update(call: Call) -> web.Response:
     wire = await call.body(UpdateContainerWire)
 
     def change(limits: Resources, further: FurtherLimits) -> tuple[Resources, FurtherLimits]:
-        new = merged(limits, limits_from(wire)), merged(further, further_from(wire))
+        new = updated_limits(limits, wire), merged(further, further_from(wire))
         validate_limits(*new)
         return new
 

@@ -94,6 +94,11 @@ class Box:
         if self.removed:
             raise NotFound(f"No such container: {self.container.id}")
 
+    def write_resources(self, config: ContainerConfig, swap: int) -> Path:
+        """See `Directory.write_resources`."""
+        had_limit = self.container.config.limits.pids > 0
+        return self.directory.write_resources(config, swap, had_limit=had_limit)
+
     def check_running(self) -> None:
         if not self.is_running:
             raise Conflict(f"container {self.container.id} is not running")

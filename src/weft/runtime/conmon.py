@@ -213,7 +213,7 @@ class ConmonRuntime:
         check_name_free(config, (c for c in self.containers() if c.id != config.id))
         swap = memory_and_swap(config.limits, self.limits_swap, config.further.memory_swap)
         if box.is_running and box.has_other_limits(config):
-            await self._oci.update(config.id, box.directory.write_resources(config, swap))
+            await self._oci.update(config.id, box.write_resources(config, swap))
         box.write_container(config=config, memory_swap=swap)
         return box.container
 

@@ -38,6 +38,7 @@ from weft.model.start_failure import start_exit_code
 from weft.runtime.base import Attached, Exec, Images
 from weft.runtime.box import check_name_free
 from weft.runtime.fake_exec import KILLED, FakeExec, Outcomes
+from weft.runtime.limits import memory_and_swap
 
 Effect = Literal["create", "start", "stop", "remove"]
 FIRST_PID = 1000
@@ -212,6 +213,7 @@ class FakeRuntime:
             args=args,
             env=env,
             healthcheck=health_check(config.spec.healthcheck, image.config.healthcheck),
+            memory_swap=_swap(config),
             created_at=self._clock(),
         )
         self._removed.pop(config.id, None)
@@ -224,7 +226,9 @@ class FakeRuntime:
 
     async def configure(self, config: ContainerConfig) -> Container:
         check_name_free(config, (c for c in self.containers() if c.id != config.id))
-        self._containers[config.id] = msgspec.structs.replace(self.get(config.id), config=config)
+        self._containers[config.id] = msgspec.structs.replace(
+            self.get(config.id), config=config, memory_swap=_swap(config)
+        )
         return self.get(config.id)
 
     async def pause(self, id: ContainerId) -> Container:
@@ -416,6 +420,10 @@ class FakeRuntime:
 
     def _event(self, id: ContainerId) -> asyncio.Event:
         return self._ended.setdefault(id, asyncio.Event())
+
+
+def _swap(config: ContainerConfig) -> int:
+    return memory_and_swap(config.limits, True, config.further.memory_swap)
 
 
 def _full(reference: str) -> str:

@@ -94,10 +94,14 @@ class Directory:
         for name, content in files.items():
             self._write(name, content, 0o644 if name in _SEEN_INSIDE else 0o600)
 
-    def write_resources(self, config: ContainerConfig, swap: int) -> Path:
-        """For the OCI runtime. `swap`: see `Container.memory_swap`. Raises `InvalidArgument`,
+    def write_resources(self, config: ContainerConfig, swap: int, *, had_limit: bool) -> Path:
+        """For the OCI runtime. `swap`: see `Container.memory_swap`. `had_limit`: of processes, which
+        the runtime keeps until it is told that there is none. Raises `InvalidArgument`,
         `OperationFailed`."""
-        self._write("resources.json", msgspec.json.encode(resources(config, swap)))
+        wanted = resources(config, swap)
+        if had_limit and not config.limits.pids:
+            wanted["pids"] = {"limit": -1}
+        self._write("resources.json", msgspec.json.encode(wanted))
         return self.path / "resources.json"
 
     def _write(self, name: str, content: bytes, mode: int = 0o600) -> None:

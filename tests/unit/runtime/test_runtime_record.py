@@ -5,7 +5,9 @@ import random
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from weft.errors import Damaged, OperationFailed
@@ -109,3 +111,22 @@ def test_a_record_that_nobody_can_read_is_none_of_a_container_half_made(
         path.write_bytes(DAMAGES[how](path.read_bytes()))
     with pytest.raises(Damaged, match=r"cannot read the record of container one, .*/weft.json: "):
         directory.read()
+
+
+@pytest.mark.parametrize(
+    ("had", "wanted", "section"),
+    [
+        (True, 0, {"pids": {"limit": -1}}),
+        (False, 0, {}),
+        (True, 7, {"pids": {"limit": 7}}),
+        (False, 7, {"pids": {"limit": 7}}),
+    ],
+)
+def test_a_limit_that_is_taken_away_is_told(
+    tmp_path: Path, had: bool, wanted: int, section: dict[str, Any]
+) -> None:
+    config = msgspec.structs.replace(record().container.config, limits=Resources(pids=wanted))
+    directory = Directory(tmp_path / "one")
+    directory.make()
+    written = directory.write_resources(config, 0, had_limit=had)
+    assert msgspec.json.decode(written.read_bytes()) == section

@@ -359,8 +359,15 @@ def _binding_from(text: str, wire: BindingWire) -> PortBinding:
 
 def limits_from(wire: HostConfigWire | UpdateContainerWire) -> Resources:
     return Resources(
-        nano_cpus=wire.nano_cpus, memory=max(wire.memory, 0), pids=max(wire.pids_limit, 0)
+        nano_cpus=wire.nano_cpus, memory=max(wire.memory, 0), pids=max(wire.pids_limit or 0, 0)
     )
+
+
+def updated_limits(old: Resources, wire: UpdateContainerWire) -> Resources:
+    new = merged(old, limits_from(wire))
+    if wire.pids_limit is None:
+        return new
+    return msgspec.structs.replace(new, pids=max(wire.pids_limit, 0))
 
 
 def further_from(wire: HostConfigWire | UpdateContainerWire) -> FurtherLimits:

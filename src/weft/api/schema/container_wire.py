@@ -176,7 +176,7 @@ class UpdateContainerWire(Wire, frozen=True):
 
     lacks: ClassVar[tuple[str, ...]] = (
         "CgroupParent", "CpuRealtimePeriod", "CpuRealtimeRuntime", "DeviceCgroupRules", "DeviceRequests", "KernelMemory",
-        "KernelMemoryTCP", "CpuCount", "CpuPercent", "IOMaximumIOps", "IOMaximumBandwidth", "Devices", "Ulimits",
+        "KernelMemoryTCP", "CpuCount", "CpuPercent", "IOMaximumIOps", "IOMaximumBandwidth", "Devices", "Ulimits", "Init",
     )  # fmt: skip
 
     restart_policy: RestartPolicyWire = RestartPolicyWire()
@@ -201,4 +201,5 @@ class UpdateContainerWire(Wire, frozen=True):
     memory_swap: Signed = 0
     memory_swappiness: Signed | None = None
     oom_kill_disable: bool = False
-    pids_limit: Signed = 0
+    pids_limit: Signed | None = None
+    """None: as it is; up to 0: no limit."""
