@@ -1,5 +1,5 @@
-"""Turns what a user asks for into the container that runs it: what is known when it is made, and what
-it gets with its network each time that it is started. Pure."""
+"""Turns a user's request into the configuration of a plain container: the part that is known when
+it is made, and the part that it gets with its network each time it is started. Pure."""
 
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address

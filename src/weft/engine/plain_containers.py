@@ -1,5 +1,5 @@
-"""The plain containers of this node: those that users make, start, stop and remove. Tasks' containers
-belong to the agent and are never touched here.
+"""The plain containers of this node: those that users make, start, stop and remove. Containers of
+tasks belong to the agent and are never touched here.
 
     create   record and file system; nothing runs, nothing has an address
     start    network → configuration → container; all or nothing

@@ -70,8 +70,8 @@ class PortBinding(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class NamespaceModes(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """The owner of each of the container's namespaces, as Docker writes it: empty or `private` for its own,
-    `host`, or `container:<id>`."""
+    """The owner of each of the container's namespaces, as Docker writes it: empty or `private` for
+    its own, `host`, or `container:<id>`."""
 
     network: str = "default"
     """Also `none`, `bridge`, or a network's name."""

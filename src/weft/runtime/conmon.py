@@ -10,7 +10,7 @@ that is killed between two steps leaves a state that `load` understands:
     remove   process killed → as at the end → files removed, the record with them
 
 A container whose conmon is gone is killed, because its end could not be observed. The runtime
-restarts nothing: that is the manager's job.
+restarts nothing by itself: its callers do, the agent and the engine.
 
 When a host shuts down, the programs in its containers end, orderly or not. Such an end says nothing
 about the program. So the runtime ignores ends from the moment that the daemon is told to stop.

@@ -1,9 +1,9 @@
 """Looks into containers from outside: `runtime.base.Inside` for a real host.
 
-A running container is seen as its processes see it, with its mounts; an ended one, or one that has not been
-started, without them, on its overlay, which is mounted for as long as somebody looks. Threads do all slow work: a container's
-files may be on a disk, or a server, that does not answer. What is copied into a container is on the
-host's disk, whole, before the first file of it is made.
+A running container is seen as its processes see it, with its mounts; an ended one, or one that has
+not been started, without them, on its overlay, which is mounted for as long as somebody looks.
+Threads do all slow work: a container's files may be on a disk, or a server, that does not answer.
+Files that are copied into a container are all on the host's disk before the first of them is made.
 """
 
 import asyncio

@@ -1,5 +1,5 @@
-"""What a container has changed of its image's files, as the tar of a layer (OCI image-spec, layer.md):
-for `docker commit`.
+"""A container's changes to its image's files, as the tar of a layer (OCI image-spec, layer.md): for
+`docker commit`.
 
 The container may go on meanwhile: see `copy_out.py`. Files that the daemon makes in every container
 are left out, as they are in `docker diff`.

@@ -5,10 +5,10 @@ with the 30,000 tasks of a thousand nodes it takes some 200 ms, every few thousa
 all of these objects are values without cycles, which their reference counts free.
 
 So objects that have survived such a pass are set aside (`gc.freeze`), and the next passes visit
-only what is new (decision 34). Set aside, an object is still freed by its reference count; only a cycle that dies
-there stays. When the memory in use has doubled since everything was last visited, everything is
-visited again: garbage cannot take more than what was in use, and the long passes become ever
-rarer. From Python 3.14 the collector does its work in small steps by itself."""
+only what is new (decision 34). Set aside, an object is still freed by its reference count; only a
+cycle that dies there stays. When the memory in use has doubled since everything was last visited,
+everything is visited again: garbage cannot take more than what was in use, and the long passes
+become ever rarer. From Python 3.14 the collector does its work in small steps by itself."""
 
 import gc
 import sys

@@ -3,8 +3,8 @@
 
 Only an address that is free, or will be soon, is granted: then it is kept for the service
 (`model/usage.py`), and the allocator gives it to nobody else. A task that is about to end still
-holds its address; the allocator waits for it. `docker stack rm` and `deploy` in a row need that, and
-so does each restart.
+holds its address; the allocator waits for it. `docker stack rm` and `deploy` in a row need that,
+and so does each restart.
 
     labels -> chosen -> check -> ServiceSpec.addresses
 """
