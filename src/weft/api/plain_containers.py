@@ -26,6 +26,7 @@ from weft.api.schema.container_request import (
 )
 from weft.api.schema.container_wire import NewContainerWire, UpdateContainerWire
 from weft.api.schema.mounts_written import inherited_from
+from weft.api.schema.older_containers import check_version
 from weft.control.requests.containers import (
     check_container_name,
     validate_container,
@@ -48,6 +49,7 @@ async def create(call: Call) -> web.Response:
     wire = await call.body(NewContainerWire)
     if not wire.image:
         raise InvalidArgument("config cannot be empty in order to create a container")
+    check_version(wire, call.api_version)
     check_native(call)
     name = call.query("name").removeprefix("/") or _free_name(call)
     inherited = tuple(

@@ -21,7 +21,8 @@ from tests.unit.api.served import Get, serving
 FIELDS: Mapping[str, Mapping[str, str]] = json.loads(
     (Path(__file__).parent / "recorded" / "container-field-types.json").read_text()
 )
-CREATE, UPDATE = "POST /containers/create", "POST /containers/{id}/update"
+PAGE = (Path(__file__).parents[3] / "docs" / "compatibility.md").read_text()
+CREATE = "POST /containers/create"
 MOUNT, ENDPOINT = "HostConfig.Mounts[]", "NetworkingConfig.EndpointsConfig{}"
 SECOND, MEGABYTE = 10**9, 1 << 20
 
@@ -145,7 +146,7 @@ USUAL: frozenset[str] = frozenset((
 """Values that mean what a request without the field means."""
 
 IDLE: Mapping[str, str] = {
-    "Shell[]": "of the image's build, see `NewContainerWire`",
+    "Shell[]": "for builds",
     f"{MOUNT}.Consistency": "Docker drops it, too: it is for other systems than Linux",
     **{
         f"{ENDPOINT}.{name}": "the daemon's own choice, which clients send back"
@@ -155,7 +156,7 @@ IDLE: Mapping[str, str] = {
         )
     },
 }  # fmt: skip
-"""Fields that are taken and change nothing, with the reason."""
+"""Fields that are taken and change nothing, with the reason; docs/compatibility.md lists them."""
 
 OWN = re.compile(r'"(?:Id|Created|\w+Path|LogPath)":"[^"]*"')
 """What each container has of its own."""
@@ -260,6 +261,14 @@ def words_for(path: str, value: Any) -> set[str]:
     """What the error about a field may call it: its name, that of what it is in, its value."""
     names = re.sub(r"\[\]|\{\}", "", path).split(".")
     return {word.lower() for word in (*names[-2:], str(value), *([KEY] if "{}" in path else ()))}
+
+
+def test_what_changes_nothing_is_told_to_users() -> None:
+    for path in IDLE:
+        assert path in FIELDS[CREATE]
+        within, _, name = path.removesuffix("[]").rpartition(".")
+        shown = f"`{within}.{name}`" if within == MOUNT else f"`{name}`"
+        assert any(shown in row and "of a container" in row for row in PAGE.splitlines()), path
 
 
 def test_an_update_takes_the_limit_of_processes_away(tmp_path: Path) -> None:

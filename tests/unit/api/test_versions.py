@@ -230,3 +230,34 @@ def test_a_service_of_an_old_client_has_only_what_that_client_can_say(tmp_path: 
                 assert [name for name in ("Sysctls", "Ulimits") if name in spec] == has
 
     asyncio.run(check())
+
+
+def test_an_older_request_for_a_container_that_would_come_out_otherwise_is_refused(
+    tmp_path: Path,
+) -> None:
+    volume = {"Type": "volume", "Source": "data", "Target": "/x"}
+    bind = {"Type": "bind", "Source": "/etc", "Target": "/x", "ReadOnly": True}
+    strict = {"ReadOnlyForceRecursive": True, "Propagation": "rprivate"}
+    asked: list[tuple[str, str, str, dict[str, Any]]] = [
+        ("1.44", "1.45", "VolumeOptions.Subpath needs API v1.45 or newer", {
+            "HostConfig": {"Mounts": [volume | {"VolumeOptions": {"Subpath": "a"}}]},
+        }),
+        ("1.43", "1.44", "BindOptions.ReadOnlyForceRecursive needs API v1.44 or newer", {
+            "HostConfig": {"Mounts": [bind | {"BindOptions": strict}]},
+        }),
+        ("1.43", "1.44", "Container cannot be created with multiple network endpoints: one, two", {
+            "HostConfig": {"NetworkMode": "one"},
+            "NetworkingConfig": {"EndpointsConfig": {"one": {}, "two": {}}},
+        }),
+    ]  # fmt: skip
+
+    async def check() -> None:
+        async with serving(tmp_path / "s") as (_, ask):
+            for before, since, text, given in asked:
+                body = json.dumps({"Image": IMAGE} | given).encode()
+                status, answer, _ = await ask("POST", f"/v{before}/containers/create", body)
+                assert (status, answer) == (400, {"message": text})
+                status, answer, _ = await ask("POST", f"/v{since}/containers/create", body)
+                assert status == 201, answer
+
+    asyncio.run(check())
