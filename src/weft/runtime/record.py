@@ -84,10 +84,13 @@ class Directory:
 
     def write(self, record: Record) -> None:
         """Writes the copy first: the record itself counts, and keeps its old content if either
-        write fails."""
+        write fails. A plain container is its user's, and outlives a loss of power: the copy is on
+        the disk before the record is touched. That of a task is the swarm's, which makes another
+        one."""
         content = msgspec.json.encode(record, enc_hook=encode_hook)
-        for name in reversed(RECORDS):
-            self._write(name, content)
+        own, copy = RECORDS
+        self._write(copy, content, durable=record.container.is_plain)
+        self._write(own, content)
 
     def write_files(self, files: dict[str, bytes]) -> None:
         """Raises `OperationFailed`."""
@@ -104,10 +107,12 @@ class Directory:
         self._write("resources.json", msgspec.json.encode(wanted))
         return self.path / "resources.json"
 
-    def _write(self, name: str, content: bytes, mode: int = 0o600) -> None:
+    def _write(
+        self, name: str, content: bytes, mode: int = 0o600, *, durable: bool = False
+    ) -> None:
         """Writes the file whole or not at all."""
         try:
-            replace_file(self.path / name, content, mode, durable=False)
+            replace_file(self.path / name, content, mode, durable)
         except OSError as error:
             raise OperationFailed(f"cannot write {self.path / name}: {cause_of(error)}") from error
 

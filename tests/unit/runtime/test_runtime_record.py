@@ -13,6 +13,7 @@ import pytest
 from weft.errors import Damaged, OperationFailed
 from weft.model.container import Container, ContainerConfig
 from weft.model.ids import ContainerId
+from weft.model.plain_container import PlainContainer
 from weft.model.service import ContainerSpec, Resources
 from weft.runtime.record import RECORDS, Directory, Record
 
@@ -130,3 +131,34 @@ def test_a_limit_that_is_taken_away_is_told(
     directory.make()
     written = directory.write_resources(config, 0, had_limit=had)
     assert msgspec.json.decode(written.read_bytes()) == section
+
+
+def test_a_plain_container_outlives_a_loss_of_power(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At any moment one of the two files is on the disk whole."""
+    directory = Directory(tmp_path / "one")
+    directory.make()
+    steps: list[str] = []
+    flush, replace = os.fsync, os.replace
+
+    def flushed(fd: int) -> None:
+        flush(fd)
+        steps.append(f"flush {Path(os.readlink(f'/proc/self/fd/{fd}')).name}")
+
+    def replaced(draft: Path, path: Path) -> None:
+        replace(draft, path)
+        steps.append(f"replace {path.name}")
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", replaced)
+    task = record()
+    directory.write(task)
+    assert steps == ["replace weft.json.copy", "replace weft.json"]
+    steps.clear()
+    config = msgspec.structs.replace(task.container.config, plain=PlainContainer())
+    container = msgspec.structs.replace(task.container, config=config)
+    directory.write(msgspec.structs.replace(task, container=container))
+    assert steps == [
+        "flush .weft.json.copy.new", "replace weft.json.copy", "flush one", "replace weft.json",
+    ]  # fmt: skip
