@@ -206,3 +206,9 @@ def test_a_network_that_can_be_neither_completed_nor_taken_back() -> None:
     """Its creator was told of a full disk, as if there were no network; there was one when the disk
     had room again."""
     play(1, 3, (CreateNetwork(name=0), SlowStore(host=0, latency=0.1, seconds=25.0)))
+
+
+def test_a_node_that_leaves_after_it_was_made_available() -> None:
+    """It is drained by then, whatever its user had been told before."""
+    play(3, 3, (Make(host=4, availability="active"), Leave(host=0, wait=1.0)))
+    play(1, 3, (Make(host=2, availability="pause"), Leave(host=0, wait=1.0)))

@@ -113,6 +113,13 @@ class Ledger:
         )
         return node not in self._cluster.state.nodes
 
+    async def leave(self, node: NodeId, leave: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """A node that leaves is drained, unless no manager hears of it in time."""
+        key = ("node", node)
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            self._possible.setdefault(key, ["active"]).append("drain")
+            await leave()
+
     # --- in the end
 
     def lies(self) -> list[str]:

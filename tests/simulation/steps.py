@@ -98,7 +98,7 @@ class RotateRoot(Step, frozen=True):
 
 
 class Leave(Step, frozen=True):
-    """A worker leaves; its node stays behind, down."""
+    """A worker leaves; its node stays behind, down and drained."""
 
     host: int
 
@@ -249,7 +249,8 @@ class Play:
         async with lock:
             match step:
                 case Leave():
-                    await host.leave()
+                    assert host.node is not None
+                    await self.ledger.leave(host.node, host.leave)
                 case Renew():
                     await self._renew(host)
                 case Kill():
