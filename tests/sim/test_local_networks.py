@@ -281,3 +281,16 @@ def test_nothing_is_touched_before_both_parts_are_told(tmp_path: Path) -> None:
             assert "docker0" in links(kernel)
 
     virtual_time.run(main())
+
+
+def test_a_prune_leaves_what_others_remove_or_use_meanwhile(tmp_path: Path) -> None:
+    async def story(node: LocalNode, kernel: FakeKernel) -> None:
+        for name in ("a", "b", "c"):
+            await node.networks.create(BridgeNetworkSpec(name=name))
+        pruning = asyncio.ensure_future(node.networks.prune(lambda network: True))
+        await asyncio.sleep(0)
+        await asyncio.gather(node.networks.remove("b"), node.run("web", "c"))
+        assert await pruning == ["a"]
+        assert [network.name for network in node.networks.all()] == ["bridge", "c"]
+
+    on_a_node(tmp_path, story)

@@ -25,7 +25,7 @@ from weft.engine.footprint import of_bridge, of_local
 from weft.engine.local_book import NONE, LocalBook
 from weft.engine.network import NetworkLoop
 from weft.engine.resolver import REOPEN_PAUSE, Resolvers
-from weft.errors import Forbidden, OperationFailed, Unavailable, WeftError
+from weft.errors import Forbidden, NotFound, OperationFailed, Unavailable, WeftError
 from weft.model.bridge_network import SHORT_ID, BridgeNetwork, BridgeNetworkSpec
 from weft.model.container import Container, ContainerState
 from weft.model.endpoint_settings import EndpointSettings
@@ -138,9 +138,14 @@ class LocalNetworks:
     async def prune(self, wanted: Callable[[BridgeNetwork], bool]) -> list[str]:
         """Removes networks without running containers. Gives the names of the removed ones."""
         idle = [n for n in self.all() if not n.is_default and wanted(n) and not self._book.on(n)]
+        removed = []
         for network in idle:
-            await self.remove(network.id)
-        return [network.name for network in idle]
+            try:
+                await self.remove(network.id)
+            except (NotFound, Forbidden):
+                continue  # somebody has removed it, or uses it now
+            removed.append(network.name)
+        return removed
 
     # --- containers
 
