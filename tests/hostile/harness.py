@@ -27,7 +27,7 @@ LONGEST_LOG = 8000
 """Characters of a line of the log, without a traceback."""
 BY_DESIGN = (
     "update out of sequence", "no subnet of size", "no address is left", "port is left",
-    "it came before Weft kept what this needs",
+    "is not connected to network", "it came before Weft kept what this needs",
 )  # fmt: skip
 """500 in Docker Swarm as well; the last: the images of a node in memory have no content."""
 

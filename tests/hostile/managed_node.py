@@ -17,10 +17,12 @@ from tests.support.fake_agent import FakeAgent, admitted
 from tests.support.fake_images import IMAGE, demo_image
 from tests.support.whole_node import WholeNode, asked_for
 from weft.model.container import Container, ContainerConfig, ContainerState
+from weft.model.endpoint_settings import EndpointSettings
 from weft.model.ids import ContainerId, NetworkId, NodeId
 from weft.model.membership import InitRequest
 from weft.model.meta import Nanoseconds
 from weft.model.network import NetworkSpec
+from weft.model.plain_container import PlainContainer
 from weft.model.service import ContainerSpec, NetworkAttachmentSpec, ServiceSpec, TaskSpec
 from weft.pki import authority
 from weft.runtime.base import Images
@@ -164,9 +166,10 @@ class ManagedNode(WholeNode):
             spec=ContainerSpec(image=IMAGE, open_stdin=True),
             hostname="here",
             namespace=None,
+            plain=PlainContainer(networks=(EndpointSettings(network="bridge"),)),
         )
         await self.engine.create(config)
-        await self.engine.start(config.id)
+        await self.plain.start(config.id)
 
     def versions(self) -> dict[str, int]:
         """Of the service `web`, the node `node2` and the swarm."""
@@ -179,6 +182,10 @@ class ManagedNode(WholeNode):
     def specs(self) -> dict[str, object]:
         """What users have asked for, which a refused request must leave as it is."""
         images = [(image.id, image.tags) for image in self.images.all()]
-        containers = [container.id for container in self.processes.containers()]
+        containers = [
+            (c.id, c.config.name, c.config.limits, c.config.plain)
+            for c in self.processes.containers()
+        ]
+        networks = [(network.name, network.spec) for network in self.networks.all()]
         swarm = asked_for(self.manager.swarm.state) if self._agent is not None else {}
-        return {"images": images, "containers": containers, **swarm}
+        return {"images": images, "containers": containers, "local": networks, **swarm}
