@@ -26,7 +26,6 @@ import asyncio
 import errno
 import logging
 from collections.abc import Iterable
-from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -41,6 +40,7 @@ from weft.linux.netlink.socket import NETLINK_XFRM, NetlinkSocket
 from weft.linux.netlink.xfrm import Policy, State, StateInfo, Template
 from weft.model.encryption import Association, Protection
 from weft.network.ownership import CLEAR_MARK, ESP_MARK
+from weft.system.supervision import ended
 
 log = logging.getLogger(__name__)
 
@@ -127,9 +127,7 @@ class KernelEngine:
     async def close(self) -> None:
         """See `linux.base.EspEngine.close`."""
         if self._keeper is not None:
-            self._keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._keeper
+            await ended(self._keeper)
         async with self._turn:
             self._channel.close()
 

@@ -4,7 +4,6 @@ each time and look at everything: all that the last leader did and saw is in the
 import asyncio
 import logging
 from collections.abc import Collection
-from contextlib import suppress
 
 import msgspec
 
@@ -21,7 +20,7 @@ from weft.model.meta import SECOND, Nanoseconds
 from weft.model.state import KINDS, ClusterState, Decision, Kind, Put
 from weft.pki import stored_secrets
 from weft.store.base import Leadership, Store
-from weft.system.supervision import lasting
+from weft.system.supervision import cancelled, lasting
 from weft.system.waiting import first
 
 log = logging.getLogger(__name__)
@@ -75,9 +74,9 @@ class Leader:
                     await first(asyncio.wait((leading,)), self._leadership.next(seen))
                     seen = self._leadership.leadership_status
             finally:
-                leading.cancel()
-                with suppress(asyncio.CancelledError):
-                    await leading
+                await cancelled(leading)
+            if not leading.cancelled():
+                leading.result()
             log.info("leader.ends node=%s", self._own)
 
     async def _run_loops(self) -> None:

@@ -10,7 +10,6 @@ The parts know the store and not each other. The session listener sees `Manager`
 
 import asyncio
 import logging
-from contextlib import suppress
 
 from weft.control.requests import nodes
 from weft.errors import Unavailable
@@ -49,7 +48,7 @@ from weft.session.base import (
 from weft.session.messages import Revoked
 from weft.store.base import Leadership, Store
 from weft.store.etcd.base import Kv
-from weft.system.supervision import lasting
+from weft.system.supervision import ended, lasting
 
 log = logging.getLogger(__name__)
 
@@ -145,10 +144,8 @@ class Manager:
     async def close(self) -> None:
         """Ends the sessions and all tasks. The store stays open: the caller owns it."""
         if self._running is not None:
-            self._running.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._running
-            self._running = None
+            running, self._running = self._running, None
+            await ended(running)
         self.streams.close()
         self._dispatcher.close()
 

@@ -8,7 +8,6 @@ waits for the group, and in the end the daemon. So a task about one node, sessio
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -43,8 +42,25 @@ async def lasting(name: str, run: Callable[[], Awaitable[None]]) -> None:
         pause = min(2 * pause, LAST_PAUSE)
 
 
-async def ended(task: asyncio.Task[Any]) -> None:
-    """Cancels a task and waits for its end. If the task failed, the exception is logged."""
+async def cancelled(task: asyncio.Task[Any]) -> None:
+    """Cancels a task and waits for its end, whatever that is. A caller that is cancelled meanwhile
+    waits all the same, and is cancelled then: if it took its own cancellation for the task's, it
+    would go on for ever."""
     task.cancel()
-    with suppress(asyncio.CancelledError):
-        await contained(task.get_name(), task)
+    own: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError as error:
+            own = error
+    if own is not None:
+        raise own
+
+
+async def ended(task: asyncio.Task[Any]) -> None:
+    """`cancelled`; if the task failed, the exception is logged."""
+    try:
+        await cancelled(task)
+    finally:
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            log.error("task.failed name=%s", task.get_name(), exc_info=error)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support import virtual_time
-from weft.system.supervision import FIRST_PAUSE, LAST_PAUSE, contained, lasting
+from weft.system.supervision import FIRST_PAUSE, LAST_PAUSE, contained, ended, lasting
 
 
 def play(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -71,3 +71,49 @@ def test_both_can_be_cancelled() -> None:
         assert all(task.cancelled() for task in tasks)
 
     play(scene)
+
+
+def test_who_is_cancelled_while_it_ends_another_task_is_cancelled_itself() -> None:
+    """It has waited for the other's end, and does not go on as if only the other was cancelled."""
+    happened: list[str] = []
+
+    async def slow_to_end() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(5)
+            happened.append("ended")
+
+    async def ending(task: asyncio.Task[None]) -> None:
+        await ended(task)
+        happened.append("went on")
+
+    async def scene() -> None:
+        other = asyncio.create_task(slow_to_end())
+        await asyncio.sleep(0)
+        caller = asyncio.create_task(ending(other))
+        await asyncio.sleep(1)
+        caller.cancel()
+        await asyncio.wait((caller,))
+        assert caller.cancelled()
+        assert other.cancelled()
+
+    play(scene)
+    assert happened == ["ended"]
+
+
+def test_a_failure_at_the_end_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def failing() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise KeyError("a mistake")
+
+    async def scene() -> None:
+        task = asyncio.create_task(failing(), name="watch")
+        await asyncio.sleep(0)
+        await ended(task)
+
+    play(scene)
+    assert "task.failed name=watch" in caplog.text
+    assert "a mistake" in caplog.text

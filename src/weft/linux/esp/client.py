@@ -10,7 +10,6 @@ numbers from each key.
 
 import asyncio
 import logging
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +19,7 @@ from weft.linux.esp import tap
 from weft.linux.esp.control import Apply, Ask, Implementation, Stop
 from weft.linux.esp.handle import EngineHandle, find, start
 from weft.model.encryption import Protection
+from weft.system.supervision import ended
 
 log = logging.getLogger(__name__)
 
@@ -82,10 +82,8 @@ class UserspaceEngine:
 
     async def close(self) -> None:
         if self._watcher is not None:
-            self._watcher.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watcher
-            self._watcher = None
+            watcher, self._watcher = self._watcher, None
+            await ended(watcher)
         if self._handle is not None:
             self._handle.close()
             self._handle = None
@@ -115,10 +113,8 @@ class UserspaceEngine:
 
     async def _remove(self) -> None:
         if self._watcher is not None:
-            self._watcher.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watcher
-            self._watcher = None
+            watcher, self._watcher = self._watcher, None
+            await ended(watcher)
         handle = await self._find()
         if handle is not None:
             try:
