@@ -2,6 +2,7 @@
 ones on loopback."""
 
 import asyncio
+import errno
 import http.client
 import os
 import shutil
@@ -264,10 +265,21 @@ def test_no_node_says_anything_to_a_server_with_a_former_key(tmp_path: Path) -> 
         serial = holder(stolen.certificate).serial
         await until(lambda: worker.up._revocations.is_revoked(serial))
         address, _, port = third.listen.rpartition(":")
-        server = await asyncio.start_server(
-            lambda _, writer: writer.close(), address, int(port), ssl=tls.server_context(stolen)
-        )
-        async with server:
+        took: list[asyncio.Server] = []
+
+        async def take_its_place() -> bool:
+            """The former manager closes its port last."""
+            try:
+                took.append(await asyncio.start_server(
+                    lambda _, writer: writer.close(), address, int(port), ssl=tls.server_context(stolen)
+                ))  # fmt: skip
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            return bool(took)
+
+        await until(take_its_place)
+        async with took[0]:
             for host in (first, second, worker):
                 member, adapters = host.up.member, host.up.agent._adapters.managers
                 host.up.record.member = msgspec.structs.replace(
