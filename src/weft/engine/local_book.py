@@ -153,7 +153,8 @@ class LocalBook:
     def put(self, place: LocalSandbox) -> None:
         """The default network's subnet is kept from its first container on. Raises
         `OperationFailed`."""
-        if any(endpoint.network == self._default for endpoint in place.endpoints):
+        on_default = any(endpoint.network == self._default for endpoint in place.endpoints)
+        if on_default and not self._is_settled:
             self._records.put(self.networks[self._default])
             self._is_settled = True
         sandboxes = {**self.sandboxes, place.container: place}
