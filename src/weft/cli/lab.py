@@ -11,6 +11,7 @@ from weft.lab import daemons, enter, faults, lab, tour
 from weft.lab.layout import CLIENT, Layout
 from weft.lab.processes import load
 from weft.lab.progress import Progress
+from weft.model.signals import signal_number
 
 LAYOUT = Layout()
 _FREE = {"ignore_unknown_options": True, "allow_interspersed_args": False}
@@ -109,8 +110,7 @@ def shell_command(node: str) -> int:
 @click.option("-s", "--signal", "name", default="KILL", show_default=True, help="Which signal.")
 def kill_command(node: str, name: str) -> None:
     """End the daemon of a host, as a crash would; containers and traffic go on."""
-    number = signal.Signals[f"SIG{name.upper().removeprefix('SIG')}"]
-    if not daemons.stop(lab.find(LAYOUT, node), number):
+    if not daemons.stop(lab.find(LAYOUT, node), signal_number(name)):
         raise click.ClickException(f"cannot end the daemon of {node}: it is not running")
 
 
