@@ -9,7 +9,11 @@ import msgspec
 
 from weft.control.requests.log_drivers import check_log_driver
 from weft.control.requests.mounts import validate_mounts
-from weft.control.requests.process_settings import MAX_HOSTNAME, check_process, validate_hostname
+from weft.control.requests.process_settings import (
+    check_host_name,
+    check_process,
+    validate_hostname,
+)
 from weft.control.requests.validation import validate_health_check, validate_privileges
 from weft.errors import InvalidArgument, clip
 from weft.model.container_request import ContainerRequest
@@ -72,20 +76,10 @@ def _plainly(mount: Mount, tmpfs: Collection[str]) -> Mount:
 def _validate_rest(plain: PlainContainer) -> None:
     if plain.auto_remove and plain.restart.name != "no":
         raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
-    _validate_domain_name(plain.domain_name)
+    check_host_name("invalid Domainname", plain.domain_name)
     for key in plain.written.annotations:
         if not key:
             raise InvalidArgument("invalid Annotations: the empty string is not permitted")
-
-
-def _validate_domain_name(name: str) -> None:
-    """The kernel keeps 64 characters; /etc/hosts has the name among others."""
-    if not name.isprintable() or " " in name:
-        raise InvalidArgument(f"invalid Domainname: {clip(name)!r} is not a name")
-    if len(name) > MAX_HOSTNAME:
-        raise InvalidArgument(
-            f"invalid Domainname: {clip(name)} has more than {MAX_HOSTNAME} characters"
-        )
 
 
 def _check_host_names(spec: ContainerSpec, plain: PlainContainer) -> None:

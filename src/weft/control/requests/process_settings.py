@@ -40,9 +40,13 @@ def check_process(spec: ContainerSpec, *, host_network: bool) -> None:
 
 def validate_hostname(hostname: str) -> None:
     """`hostname`: as given, without templates. Raises `InvalidArgument`."""
-    if len(hostname) > MAX_HOSTNAME:
-        raise InvalidArgument(
-            f"ContainerSpec: Hostname: {clip(hostname)} has more than {MAX_HOSTNAME} characters"
-        )
-    if not hostname.isprintable() or " " in hostname:
-        raise InvalidArgument(f"ContainerSpec: Hostname: {clip(hostname)!r} is not a name")
+    check_host_name("ContainerSpec: Hostname", hostname)
+
+
+def check_host_name(field: str, name: str) -> None:
+    """The kernel keeps 64 characters of it; /etc/hosts has it among others. Raises
+    `InvalidArgument`, which begins with `field`."""
+    if len(name) > MAX_HOSTNAME:
+        raise InvalidArgument(f"{field}: {clip(name)} has more than {MAX_HOSTNAME} characters")
+    if not name.isprintable() or " " in name:
+        raise InvalidArgument(f"{field}: {clip(name)!r} is not a name")
