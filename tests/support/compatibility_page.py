@@ -65,11 +65,15 @@ def with_tables(page: str) -> str:
 
 
 def wires() -> list[type[Wire]]:
-    """The structs that requests are read into."""
+    """The structs that requests are read into, without those that only share their fields."""
     for package in (weft.api, weft.api.schema):
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{package.__name__}.{module.name}")
-    return Wire.__subclasses__()
+    return [wire for wire in _derived(Wire) if not wire.__subclasses__()]
+
+
+def _derived(base: type[Wire]) -> list[type[Wire]]:
+    return [one for wire in base.__subclasses__() for one in (wire, *_derived(wire))]
 
 
 def inner(type_: Any) -> type[Wire] | None:

@@ -17,6 +17,7 @@ from weft.api.schema.container_wire import (
     DeviceWire,
     EndpointSettingsWire,
     HostConfigWire,
+    LimitsWire,
     NewContainerWire,
     RateWire,
     RestartPolicyWire,
@@ -370,7 +371,7 @@ def updated_limits(old: Resources, wire: UpdateContainerWire) -> Resources:
     return msgspec.structs.replace(new, pids=max(wire.pids_limit, 0))
 
 
-def further_from(wire: HostConfigWire | UpdateContainerWire) -> FurtherLimits:
+def further_from(wire: LimitsWire) -> FurtherLimits:
     swappiness = wire.memory_swappiness
     return FurtherLimits(
         cpu_shares=wire.cpu_shares,

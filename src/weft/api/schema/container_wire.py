@@ -48,7 +48,33 @@ class RateWire(Wire, frozen=True):
     rate: Count = 0
 
 
-class HostConfigWire(Wire, frozen=True):
+class LimitsWire(Wire, frozen=True):
+    """The limits that a container is made with, and that an update may change."""
+
+    cpu_shares: Signed = 0
+    memory: Signed = 0
+    nano_cpus: Signed = 0
+    blkio_weight: Short = 0
+    blkio_weight_device: Annotated[tuple[WeightWire, ...], FEW] = ()
+    blkio_device_read_bps: Annotated[tuple[RateWire, ...], FEW] = ()
+    blkio_device_write_bps: Annotated[tuple[RateWire, ...], FEW] = ()
+    blkio_device_read_iops: Annotated[tuple[RateWire, ...], FEW] = field(
+        name="BlkioDeviceReadIOps", default=()
+    )
+    blkio_device_write_iops: Annotated[tuple[RateWire, ...], FEW] = field(
+        name="BlkioDeviceWriteIOps", default=()
+    )
+    cpu_period: Signed = 0
+    cpu_quota: Signed = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    memory_reservation: Signed = 0
+    memory_swap: Signed = 0
+    memory_swappiness: Signed | None = None
+    oom_kill_disable: bool = False
+
+
+class HostConfigWire(LimitsWire, frozen=True):
     lacks: ClassVar[tuple[str, ...]] = (
         "VolumeDriver", "Links", "Cgroup", "StorageOpt", "CgroupParent", "CpuRealtimePeriod", "CpuRealtimeRuntime",
         "DeviceCgroupRules", "DeviceRequests", "KernelMemory", "KernelMemoryTCP", "CpuCount", "CpuPercent",
@@ -93,27 +119,6 @@ class HostConfigWire(Wire, frozen=True):
     init: bool | None = None
     devices: Annotated[tuple[DeviceWire, ...], FEW] = ()
     ulimits: Annotated[tuple[UlimitWire, ...], FEW] = ()
-    cpu_shares: Signed = 0
-    memory: Signed = 0
-    nano_cpus: Signed = 0
-    blkio_weight: Short = 0
-    blkio_weight_device: Annotated[tuple[WeightWire, ...], FEW] = ()
-    blkio_device_read_bps: Annotated[tuple[RateWire, ...], FEW] = ()
-    blkio_device_write_bps: Annotated[tuple[RateWire, ...], FEW] = ()
-    blkio_device_read_iops: Annotated[tuple[RateWire, ...], FEW] = field(
-        name="BlkioDeviceReadIOps", default=()
-    )
-    blkio_device_write_iops: Annotated[tuple[RateWire, ...], FEW] = field(
-        name="BlkioDeviceWriteIOps", default=()
-    )
-    cpu_period: Signed = 0
-    cpu_quota: Signed = 0
-    cpuset_cpus: str = ""
-    cpuset_mems: str = ""
-    memory_reservation: Signed = 0
-    memory_swap: Signed = 0
-    memory_swappiness: Signed | None = None
-    oom_kill_disable: bool = False
     pids_limit: Signed = 0
 
 
@@ -171,7 +176,7 @@ class NewContainerWire(Wire, frozen=True):
     networking_config: NetworkingWire = NetworkingWire()
 
 
-class UpdateContainerWire(Wire, frozen=True):
+class UpdateContainerWire(LimitsWire, frozen=True):
     """`POST /containers/{id}/update`"""
 
     lacks: ClassVar[tuple[str, ...]] = (
@@ -180,26 +185,5 @@ class UpdateContainerWire(Wire, frozen=True):
     )  # fmt: skip
 
     restart_policy: RestartPolicyWire = RestartPolicyWire()
-    cpu_shares: Signed = 0
-    memory: Signed = 0
-    nano_cpus: Signed = 0
-    blkio_weight: Short = 0
-    blkio_weight_device: Annotated[tuple[WeightWire, ...], FEW] = ()
-    blkio_device_read_bps: Annotated[tuple[RateWire, ...], FEW] = ()
-    blkio_device_write_bps: Annotated[tuple[RateWire, ...], FEW] = ()
-    blkio_device_read_iops: Annotated[tuple[RateWire, ...], FEW] = field(
-        name="BlkioDeviceReadIOps", default=()
-    )
-    blkio_device_write_iops: Annotated[tuple[RateWire, ...], FEW] = field(
-        name="BlkioDeviceWriteIOps", default=()
-    )
-    cpu_period: Signed = 0
-    cpu_quota: Signed = 0
-    cpuset_cpus: str = ""
-    cpuset_mems: str = ""
-    memory_reservation: Signed = 0
-    memory_swap: Signed = 0
-    memory_swappiness: Signed | None = None
-    oom_kill_disable: bool = False
     pids_limit: Signed | None = None
     """None: as it is; up to 0: no limit."""
