@@ -69,6 +69,8 @@ COMPLETIONS = {
     "fish": "usr/share/fish/vendor_completions.d/weft.fish",
 }
 DOCUMENTATION = Path("usr/share/doc", NAME)
+SCRIPTS = ("postinst", "prerm", "postrm")
+"""Of the maintainer: dpkg runs them."""
 
 
 def main(wheel: Path, directory: Path) -> None:
@@ -81,9 +83,10 @@ def main(wheel: Path, directory: Path) -> None:
         make_environment(tree / "usr/lib/weft-swarm")
         install_files(tree)
         document(tree, version, licenses)
-        take_rights(tree)
-        package = directory / f"{NAME}_{version}_amd64.deb"
         control(tree, version)
+        take_rights(tree)
+        date(tree)
+        package = directory / f"{NAME}_{version}_amd64.deb"
         sh("dpkg-deb", "--root-owner-group", "-Zxz", "--build", tree, package)
     print(package)
 
@@ -234,23 +237,27 @@ def control(tree: Path, version: str) -> None:
     text = template.replace("@VERSION@", version).replace("@SIZE@", str(-(-size // 1024)))
     (directory / "control").write_text(text)
     copy(PACKAGING / "debian/conffiles", directory / "conffiles")
-    for name in ("postinst", "prerm", "postrm"):
+    for name in SCRIPTS:
         copy(PACKAGING / "debian" / name, directory / name)
-        (directory / name).chmod(0o755)
     sums = subprocess.check_output(
         ["md5sum", *(path.relative_to(tree) for path in files)], cwd=tree
     )
     (directory / "md5sums").write_bytes(
         b"".join(line for line in sums.splitlines(True) if b" etc/" not in line)
     )
-    for path in (*tree.rglob("*"), tree):
-        os.utime(path, (epoch(), epoch()), follow_symlinks=False)
 
 
 def take_rights(tree: Path) -> None:
-    for path in tree.rglob("*"):
+    """The same rights whatever the umask of this process is."""
+    for path in (tree, *tree.rglob("*")):
         if not path.is_symlink():
-            path.chmod(0o755 if path.is_dir() or path.parent.name == "bin" else 0o644)
+            runs = path.parent.name == "bin" or path.name in SCRIPTS
+            path.chmod(0o755 if path.is_dir() or runs else 0o644)
+
+
+def date(tree: Path) -> None:
+    for path in (*tree.rglob("*"), tree):
+        os.utime(path, (epoch(), epoch()), follow_symlinks=False)
 
 
 # --- small things
