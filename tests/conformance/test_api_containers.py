@@ -313,7 +313,10 @@ def test_inspect_shows_what_was_asked_for(client: docker.DockerClient) -> None:
     [
         (("--link", "other"), "HostConfig.Links is not supported by Weft"),
         (("--runtime", "kata"), "unknown or invalid runtime name: kata"),
-        (("--ipc", "shareable"), "HostConfig.IpcMode: shareable is not supported by Weft"),
+        (("--ipc", "container:gone"), "No such container: gone"),
+        (("--pid", "container:gone"), "No such container: gone"),
+        (("--network", "container:gone"), "No such container: gone"),
+        (("--volumes-from", "gone"), "No such container: gone"),
         (("--volume-driver", "nfs"), "HostConfig.VolumeDriver is not supported by Weft"),
         (("--storage-opt", "size=1g"), "HostConfig.StorageOpt is not supported by Weft"),
         (("--cgroup-parent", "/x"), "HostConfig.CgroupParent is not supported by Weft"),

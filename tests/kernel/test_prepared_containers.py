@@ -15,7 +15,7 @@ from weft.errors import Conflict, OperationFailed
 from weft.model.container import ContainerConfig, ContainerState
 from weft.model.limits import FurtherLimits
 from weft.model.meta import SECOND
-from weft.model.plain_container import PlainContainer
+from weft.model.plain_container import NamespaceModes, PlainContainer
 from weft.model.service import Mount, Resources
 from weft.model.start_failure import NOT_FOUND
 from weft.runtime.conmon import ConmonRuntime
@@ -30,6 +30,15 @@ def plain(*command: str, **options: object) -> ContainerConfig:
     fields = {name: options.pop(name) for name in ("stdin_once", "shared") if name in options}
     config = configure(*command, namespace="", **options)  # type: ignore[arg-type]  # they differ in type
     return msgspec.structs.replace(config, plain=PlainContainer(), **fields)
+
+
+async def said(runtime: ConmonRuntime, config: ContainerConfig, *command: str) -> str:
+    """By a further command in the container."""
+    streams = await (await runtime.exec(config.id, command)).start()
+    try:
+        return (await read_all(streams)).get(1, b"").decode()
+    finally:
+        streams.close()
 
 
 @with_runtime
@@ -151,3 +160,39 @@ async def test_limits_of_a_running_container_can_be_changed(
     await runtime.configure(msgspec.structs.replace(config, limits=Resources(pids=30)))
     groups = Path("/sys/fs/cgroup").glob(f"**/weft/{config.id}/pids.max")
     assert {file.read_text() for file in groups} == {"30\n"}
+
+
+@with_runtime
+async def test_memory_is_shared_with_who_joins_the_ipc_namespace_and_with_nobody_else(
+    runtime: ConmonRuntime, host: Host
+) -> None:
+    owner = plain("sleep", "1000")
+    owner = msgspec.structs.replace(
+        owner,
+        shm_owner=owner.id,
+        shm_size=1 << 20,
+        plain=PlainContainer(modes=NamespaceModes(ipc="shareable", cgroup="private")),
+    )
+    await runtime.prepare(owner)
+    await runtime.start(owner.id)
+    made = "dd if=/dev/zero of=/dev/shm/file bs=1k count=2000; readlink /proc/self/ns/ipc"
+    path = f"/proc/{runtime.get(owner.id).pid}/ns/ipc"
+    joined = plain("sh", "-c", made, shared={"ipc": path})
+    joined = msgspec.structs.replace(joined, shm_owner=owner.id)
+    await runtime.prepare(joined)
+    streams = await runtime.attach(joined.id)
+    await runtime.start(joined.id)
+    assert (await read_all(streams))[1].decode().strip() == os.readlink(path)
+    streams.close()
+
+    script = "stat -c %s /dev/shm/file; cat /proc/1/cgroup"
+    size, *groups = (await said(runtime, owner, "sh", "-c", script)).split()
+    assert size == str(1 << 20), "of the owner's size"
+    assert {group.rpartition(":")[2] for group in groups} == {"/"}, "its own control groups only"
+
+    await runtime.stop(owner.id, 0)
+    await runtime.start(owner.id)
+    assert await said(runtime, owner, "ls", "/dev/shm") == "", "new with each start"
+    await runtime.stop(owner.id, 0)
+    with pytest.raises(OperationFailed):
+        await runtime.start(joined.id)

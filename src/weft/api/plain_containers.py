@@ -55,8 +55,7 @@ async def create(call: Call) -> web.Response:
     inherited = tuple(
         mount for text in wire.host_config.volumes_from for mount in _inherited(call, text)
     )
-    runtime = call.node.containers
-    request = request_from(wire, name, lambda other: find_container(runtime, other).id, inherited)
+    request = request_from(wire, name, lambda other: _other(call, other).id, inherited)
     validate_container(request)
     _check_networks(call, request.plain.networks)
     _check_image(call, wire.image)
@@ -66,8 +65,16 @@ async def create(call: Call) -> web.Response:
 
 def _inherited(call: Call, text: str) -> list[Mount]:
     name = text.partition(":")[0]
-    other = find_container(call.node.containers, name)
-    return inherited_from(text, {name: other.config.mount_points})
+    return inherited_from(text, {name: _other(call, name).config.mount_points})
+
+
+def _other(call: Call, reference: str) -> Container:
+    """A container that the request for a new one names. Raises `InvalidArgument`: to a request that
+    is not found the docker command answers by pulling the image."""
+    try:
+        return find_container(call.node.containers, reference)
+    except NotFound as error:
+        raise InvalidArgument(str(error)) from error
 
 
 def _check_networks(call: Call, wanted: Iterable[EndpointSettings]) -> None:

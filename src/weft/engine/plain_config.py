@@ -15,7 +15,7 @@ from weft.engine.container_config import (
     resolv_conf,
 )
 from weft.engine.local_allocation import WantedPort
-from weft.errors import Conflict, NotFound
+from weft.errors import Conflict, InvalidArgument, NotFound
 from weft.model.addresses import Port, Protocol
 from weft.model.container import Container, ContainerConfig, ContainerState, ImageConfig
 from weft.model.container_request import ContainerRequest
@@ -70,16 +70,19 @@ def plain_config(
 
 
 def started_config(config: ContainerConfig, place: Place) -> ContainerConfig:
-    """The container as it is started. Raises `NotFound` or `Conflict` if a container whose
-    namespaces it joins is missing or does not run."""
+    """The container as it is started. Raises `NotFound`, `InvalidArgument` or `Conflict` if a
+    container whose namespaces it joins is missing, does not run or shares none."""
     plain = config.plain or PlainContainer()
     mode, host = plain.modes.network, place.host
-    shared = _shared(plain.modes, place.containers)
+    config = msgspec.structs.replace(
+        config,
+        shared=_shared(plain.modes, place.containers),
+        shm_owner=_shm_owner(config.id, plain.modes.ipc, place.containers),
+    )
     if mode.startswith(JOINED):
-        other = _joined(mode, place.containers, "network")
+        other = _networked(mode, place.containers)
         return msgspec.structs.replace(
             config,
-            shared=shared,
             namespace=f"/proc/{other.pid}/ns/net",
             hostname=other.config.hostname,
             plain=msgspec.structs.replace(plain, domain_name=_domain_name(other)),
@@ -89,7 +92,6 @@ def started_config(config: ContainerConfig, place: Place) -> ContainerConfig:
     namespace = str(host.namespaces / place.namespace) if place.sandbox else ""
     return msgspec.structs.replace(
         config,
-        shared=shared,
         namespace=None if mode == "host" else namespace,
         sandbox_id=place.sandbox,
         hosts=hosts_file(config, place),
@@ -153,11 +155,41 @@ def _shared(modes: NamespaceModes, containers: Mapping[ContainerId, Container]) 
     return found
 
 
+def _shm_owner(own: str, mode: str, containers: Mapping[ContainerId, Container]) -> str:
+    """Raises `InvalidArgument` for a container that shares its IPC namespace with nobody."""
+    if mode == "shareable":
+        return own
+    if not mode.startswith(JOINED):
+        return ""
+    other = _joined(mode, containers, "ipc")
+    if not other.config.shm_owner:
+        raise InvalidArgument(
+            f"failed to join IPC namespace: container {other.id}: non-shareable IPC (hint: use"
+            " IpcMode:shareable for the donor container)"
+        )
+    return other.config.shm_owner
+
+
 def _joined(mode: str, containers: Mapping[ContainerId, Container], kind: str) -> Container:
+    """Docker's texts (moby daemon/container_operations_unix.go)."""
+    id, failed = mode.removeprefix(JOINED), f"failed to join {kind.upper()} namespace"
+    other = containers.get(ContainerId(id))
+    if other is None:
+        raise InvalidArgument(f"{failed}: No such container: {id}")
+    if other.state is not ContainerState.RUNNING:
+        raise Conflict(f"{failed}: container {id} is not running")
+    return other
+
+
+def _networked(mode: str, containers: Mapping[ContainerId, Container]) -> Container:
+    """Docker's texts (moby daemon/container_operations.go)."""
     id = mode.removeprefix(JOINED)
     other = containers.get(ContainerId(id))
     if other is None:
         raise NotFound(f"No such container: {id}")
     if other.state is not ContainerState.RUNNING:
-        raise Conflict(f"cannot join {kind} namespace of a non running container: {id}")
+        raise Conflict(
+            "cannot join network namespace of a non running container: container"
+            f" {other.config.name} is {other.state.value}"
+        )
     return other

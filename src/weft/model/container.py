@@ -130,6 +130,9 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     shm_size: int = 0
     """Bytes of /dev/shm; 0: 64 MiB."""
     has_shm: bool = True
+    shm_owner: str = ""
+    """Id of the container whose /dev/shm this one sees: its own if others may join its IPC
+    namespace; empty: it has one that no other container can see, the host's, or none."""
     console_size: tuple[int, int] = (0, 0)
     """Rows and columns of the terminal at first; 0: unknown."""
     plain: PlainContainer | None = None
@@ -188,7 +191,9 @@ class Confinement(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     empty: none."""
     cgroup_namespace: bool = False
     """Whether the container sees only its own control groups. On a host with cgroup version 1 the
-    container sees the host's, as in Docker Swarm."""
+    container sees the host's unless the user says otherwise, as in Docker Swarm."""
+    cgroup_version_1: bool = False
+    """Whether the host's control groups are of version 1."""
 
 
 class ContainerState(StrEnum):

@@ -77,7 +77,7 @@ class NamespaceModes(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     """Also `none`, `bridge`, or a network's name."""
     pid: str = ""
     ipc: str = ""
-    """Also `none`: its own, without /dev/shm."""
+    """Also `none`: its own, without /dev/shm; `shareable`: its own, and others may join it."""
     uts: str = ""
     user: str = ""
     cgroup: str = ""

@@ -76,9 +76,10 @@ class Confiner:
         missing = self.apparmor.warning
         return (*([] if self.filters else [NO_FILTER]), *([missing] if missing else []))
 
-    async def confine(self, spec: ContainerSpec) -> Confinement:
-        """Raises `OperationFailed` if the AppArmor profile is needed and cannot be loaded, or the
-        host has no init program."""
+    async def confine(self, spec: ContainerSpec, cgroup_mode: str = "") -> Confinement:
+        """`cgroup_mode`: see `NamespaceModes.cgroup`; empty: as is usual on this host. Raises
+        `OperationFailed` if the AppArmor profile is needed and cannot be loaded, or the host has no
+        init program."""
         privileged = spec.privileges.privileged
         is_free = privileged or spec.privileges.apparmor == "disabled"
         open_paths = privileged or spec.privileges.system_paths == "unconfined"
@@ -89,7 +90,8 @@ class Confiner:
             apparmor_profile=profile and (UNCONFINED if is_free else profile),
             no_new_privileges=spec.privileges.no_new_privileges,
             init=find_init() if spec.init else "",
-            cgroup_namespace=self._cgroup_namespaces,
+            cgroup_namespace=cgroup_mode == "private" or self._cgroup_namespaces,
+            cgroup_version_1=not self._cgroup_namespaces,
         )
 
     def filter(

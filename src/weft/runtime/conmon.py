@@ -47,14 +47,14 @@ from weft.runtime.box import Box, ImageFiles, check_name_free, new_box, opened
 from weft.runtime.command import Command
 from weft.runtime.confinement import Confiner
 from weft.runtime.container_logs import ContainerLogs
-from weft.runtime.container_mounts import ContainerMounts, put_away
+from weft.runtime.container_mounts import ContainerMounts
 from weft.runtime.limits import memory_and_swap, swap_is_accounted
 from weft.runtime.logs import LogQuery
 from weft.runtime.maker import Maker
-from weft.runtime.mounts import make_private, unmount
+from weft.runtime.mounts import make_private
 from weft.runtime.oci import Oci, cgroups_are_v2
 from weft.runtime.record import Directory
-from weft.runtime.remains import dissolve, found, unmount_below
+from weft.runtime.remains import dissolve, found, unmount_below, unmount_own
 from weft.runtime.spec import (
     command_document,
 )
@@ -322,8 +322,7 @@ class ConmonRuntime:
                 await self._oci.delete(box.container.id)
             except OperationFailed as error:
                 log.warning("container.delete container=%s cause=%s", box.container.id[:12], error)
-        put_away(box.directory.places)
-        unmount(box.directory.merged)
+        unmount_own(box.directory)
         box.has_mounts = False
         if self._loaded:
             await self._mounts.unmount(box.container.config.mount_points)

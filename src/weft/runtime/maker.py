@@ -19,9 +19,10 @@ from weft.runtime.container_mounts import ContainerMounts, put_away
 from weft.runtime.devices import find_devices
 from weft.runtime.init_files import make_init_files
 from weft.runtime.memory import mounted
-from weft.runtime.mounts import mount_overlay, unmount
+from weft.runtime.mounts import mount_overlay, mount_shared_memory, unmount
 from weft.runtime.oci import Oci
 from weft.runtime.spec import capabilities_of, container_document
+from weft.runtime.system_mounts import shm_size
 from weft.runtime.users import find_user, read_accounts
 from weft.system.process import ProcessId
 
@@ -70,11 +71,14 @@ class Maker:
         config = container.config
         accounts = await asyncio.to_thread(read_accounts, directory.merged)
         user = find_user(accounts, config.spec.user or image.config.user, config.spec.groups)
-        confinement = await self._confiner().confine(config.spec)
+        mode = "" if config.plain is None else config.plain.modes.cgroup
+        confinement = await self._confiner().confine(config.spec, mode)
         container = msgspec.structs.replace(container, confinement=confinement)
         box.record = msgspec.structs.replace(box.record, container=container)
         seccomp = self._confiner().filter(capabilities_of(config.spec), config.spec.privileges)
         mounts = await self._mounts.prepared(directory.places, config.mount_points)
+        if config.shm_owner == config.id:
+            mount_shared_memory(directory.shm, shm_size(config))
         document = container_document(
             container, image, user, directory.path, seccomp, find_devices(config.spec), mounts
         )

@@ -9,7 +9,7 @@ data root nor the number of layers matters.
 import ctypes
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from weft.errors import OperationFailed, cause_of
@@ -59,6 +59,26 @@ def mount_memory(target: Path) -> None:
 def protect_memory(target: Path) -> None:
     """Lets nobody change the file system any more, through whichever mount. Raises `OSError`."""
     _mount("none", target, "", _MS_REMOUNT | _MS_RDONLY | _HARMLESS, "")
+
+
+def mount_shared_memory(target: Path, size: int) -> None:
+    """Mounts a file system for /dev/shm of several containers. `size`: bytes. Raises
+    `OperationFailed`."""
+    try:
+        target.mkdir(mode=0o700, exist_ok=True)
+        _mount("shm", target, "tmpfs", _HARMLESS, f"mode=1777,size={size}")
+        _mount("none", target, "", _MS_PRIVATE, "")
+    except OSError as error:
+        raise OperationFailed(
+            f"cannot mount shared memory on {target}: {cause_of(error)}"
+        ) from error
+
+
+def unmount_shared_memory(target: Path) -> None:
+    """Leaves no directory: a container that joins too late must not get one of the disk."""
+    unmount(target)
+    with suppress(OSError):
+        target.rmdir()
 
 
 def unmount(target: Path) -> None:

@@ -12,6 +12,7 @@
                          attach, ctl   conmon's socket and FIFO
                          upper, work, merged    the overlay
                          places          while the container is made: mounts of parts of volumes
+                         shm           /dev/shm of a container whose IPC namespace others may join
                          memory        where secrets and configs are mounted while the container is
                                        being made; empty at all other times
 <run>/oci/               the OCI runtime's state
@@ -58,6 +59,7 @@ class Directory:
         self.log = path / "log"
         self.places = path / "places"
         self.memory = path / "memory"
+        self.shm = path / "shm"
 
     def read(self) -> Record | None:
         """None if there is no record: the container is half made. Raises `Damaged` if neither of

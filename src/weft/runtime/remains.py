@@ -9,7 +9,7 @@ from pathlib import Path
 from weft.errors import Damaged, OperationFailed
 from weft.runtime.box import Box
 from weft.runtime.container_mounts import put_away
-from weft.runtime.mounts import mount_points_below, unmount
+from weft.runtime.mounts import mount_points_below, unmount, unmount_shared_memory
 from weft.runtime.oci import Oci, processes_with_argument
 from weft.runtime.record import Directory
 from weft.system.process import Process
@@ -76,6 +76,12 @@ async def end_unmade(oci: Oci, id: str, directory: Directory) -> None:
         await oci.delete(id)
     except OperationFailed as error:
         log.warning("container.delete container=%s cause=%s", id[:12], error)
+    unmount_own(directory)
+    unmount(directory.memory)
+
+
+def unmount_own(directory: Directory) -> None:
+    """What a container has mounted, but for its volumes."""
     put_away(directory.places)
     unmount(directory.merged)
-    unmount(directory.memory)
+    unmount_shared_memory(directory.shm)

@@ -119,7 +119,7 @@ def container_document(
         "process": process,
         "root": {"path": str(directory / "merged"), "readonly": spec.read_only},
         "mounts": arranged(
-            system_mounts(config),
+            system_mounts(config, directory.parent),
             [
                 *_own_files(directory, confinement.init, mounts.documents),
                 *mounts.documents,

@@ -54,3 +54,27 @@ def test_an_update_is_read_as_strictly() -> None:
     body = json.dumps({"BlkioDeviceWriteIOps": [{"Path": "dev/sda", "Rate": 1}]}).encode()
     with pytest.raises(InvalidArgument, match="BlkioDeviceWriteIOps: Path 'dev/sda' is not abs"):
         further_from(decode(body, UpdateContainerWire))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("IpcMode", "nonsense", "invalid IPC mode: nonsense"),
+        ("IpcMode", "container:", "invalid IPC mode: container:"),
+        ("PidMode", "bla", "invalid PID mode: bla"),
+        ("PidMode", "container:", "invalid PID mode: container:"),
+        ("UTSMode", "container:one", "invalid UTS mode: container:one"),
+        ("UsernsMode", "bla", "invalid user namespace mode: bla"),
+        ("CgroupnsMode", "bla", "invalid cgroup namespace mode: bla"),
+        ("NetworkMode", "container:", "invalid network mode: invalid container format container:"),
+    ],
+)
+def test_a_mode_that_a_namespace_cannot_have(field: str, value: str, text: str) -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        read(HostConfig={field: value})
+    assert text in str(raised.value)
+
+
+@pytest.mark.parametrize("mode", ["", "none", "private", "shareable", "host", "container:one"])
+def test_each_mode_of_the_ipc_namespace(mode: str) -> None:
+    assert read(HostConfig={"IpcMode": mode}).plain.modes.ipc == mode

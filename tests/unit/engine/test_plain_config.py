@@ -2,10 +2,12 @@
 
 from ipaddress import IPv4Address
 
+import msgspec
 import pytest
 
 from weft.engine.container_config import Host
 from weft.engine.plain_config import Place, plain_config, started_config
+from weft.errors import Conflict, InvalidArgument, NotFound, WeftError
 from weft.model.container import Container, ContainerState, ImageConfig
 from weft.model.container_request import ContainerRequest
 from weft.model.ids import ContainerId
@@ -39,3 +41,36 @@ def test_who_joins_a_network_has_the_names_of_its_container() -> None:
     assert started.plain is not None
     assert (started.hostname, started.plain.domain_name) == ("box", "example.org")
     assert started.hosts == one.config.hosts
+
+
+def test_shared_memory_is_that_of_the_first_whose_ipc_namespace_was_joined() -> None:
+    modes = {"one": "shareable", "two": "container:one", "three": "container:two", "four": ""}
+    known: dict[ContainerId, Container] = {}
+    for name, mode in modes.items():
+        made = container(name, modes=NamespaceModes(ipc=mode))
+        config = started_config(made.config, Place(host=Host("host1"), containers=known))
+        known[made.id] = msgspec.structs.replace(made, config=config)
+    owners = {str(id): each.config.shm_owner for id, each in known.items()}
+    assert owners == {"one": "one", "two": "one", "three": "one", "four": ""}
+    assert known[ContainerId("two")].config.shared == {"ipc": "/proc/7/ns/ipc"}
+
+
+@pytest.mark.parametrize(
+    ("modes", "kind", "text"),
+    [
+        ({"ipc": "container:own"}, InvalidArgument, "container own: non-shareable IPC (hint: use"),
+        ({"ipc": "container:ended"}, Conflict, "join IPC namespace: container ended is not run"),
+        ({"pid": "container:ended"}, Conflict, "join PID namespace: container ended is not run"),
+        ({"ipc": "container:gone"}, InvalidArgument, "join IPC namespace: No such container: gone"),
+        ({"pid": "container:gone"}, InvalidArgument, "join PID namespace: No such container: gone"),
+        ({"network": "container:gone"}, NotFound, "No such container: gone"),
+        ({"network": "container:ended"}, Conflict, "non running container: container ended is exi"),
+    ],
+)
+def test_who_cannot_be_joined(modes: dict[str, str], kind: type[WeftError], text: str) -> None:
+    own, ended = container("own"), container("ended", modes=NamespaceModes(ipc="shareable"))
+    ended = msgspec.structs.replace(ended, state=ContainerState.EXITED, pid=0)
+    place = Place(host=Host("host1"), containers={own.id: own, ended.id: ended})
+    with pytest.raises(kind) as raised:
+        started_config(container("it", modes=NamespaceModes(**modes)).config, place)
+    assert text in str(raised.value)

@@ -67,6 +67,19 @@ def test_a_container_made_now_gets_all_of_it(tmp_path: Path, own: bool) -> None:
     assert seccomp["defaultAction"] == "SCMP_ACT_ERRNO"
 
 
+@pytest.mark.parametrize(
+    ("mode", "version_2", "own"),
+    [("private", False, True), ("private", True, True), ("host", False, False), ("", False, False)],
+)
+def test_a_cgroup_namespace_that_the_user_asks_for(
+    tmp_path: Path, mode: str, version_2: bool, own: bool
+) -> None:
+    root = host(tmp_path, processors=1)
+    confiner = Confiner(tmp_path, cgroup_namespaces=version_2, root=root)
+    found = asyncio.run(confiner.confine(ContainerSpec(image="web"), mode))
+    assert (found.cgroup_namespace, found.cgroup_version_1) == (own, not version_2)
+
+
 def test_a_privileged_container_is_not_confined(tmp_path: Path) -> None:
     """A profile of the user's own holds all the same, as in Docker."""
     confiner = Confiner(tmp_path, cgroup_namespaces=False, root=host(tmp_path, processors=1))

@@ -8,7 +8,7 @@ from typing import Any
 
 from weft.api.schema.common import Json, omit_empty
 from weft.api.schema.mount import mount_json
-from weft.model.container import Container
+from weft.model.container import Confinement, Container
 from weft.model.device import Device
 from weft.model.limits import DeviceLimits, Throttle
 from weft.model.plain_container import PlainContainer
@@ -127,11 +127,16 @@ def _limits_json(container: Container) -> Json:
         "CpusetCpus": further.cpuset_cpus,
         "CpusetMems": further.cpuset_mems,
         "PidsLimit": limits.pids or None,
-        # Version 2 of control groups cannot keep the kernel from killing.
-        "OomKillDisable": None if container.confinement.cgroup_namespace else killing,
+        "OomKillDisable": killing if _can_stop_killing(container.confinement) else None,
         "BlkioWeight": devices.weight,
         **_devices_json(devices),
     }
+
+
+def _can_stop_killing(confinement: Confinement) -> bool:
+    """Version 2 of control groups cannot keep the kernel from killing. A container that was made
+    before its record had the version has a namespace with version 2 only."""
+    return confinement.cgroup_version_1 or not confinement.cgroup_namespace
 
 
 def _devices_json(limits: DeviceLimits) -> Json:

@@ -55,6 +55,7 @@ MAX_PORT = 2**16 - 1
 _RUNTIMES = ("", "runc", "io.containerd.runc.v2")
 _DEFAULT_NETWORK = "bridge"
 _ALONE = ("host", "none")
+_IPC_MODES = ("", "none", "private", "shareable", "host")
 
 
 def request_from(
@@ -67,7 +68,7 @@ def request_from(
         raise InvalidArgument(f"unknown or invalid runtime name: {clip(host.runtime)}")
     if host.isolation not in ("", "default"):
         raise InvalidArgument(
-            f'invalid isolation "{clip(host.isolation)}": only "default" is supported on Linux'
+            f"invalid isolation ({clip(host.isolation)}): linux only supports 'default'"
         )
     modes = _modes_from(host, find)
     return ContainerRequest(
@@ -218,30 +219,28 @@ def _modes_from(host: HostConfigWire, find: Find) -> NamespaceModes:
     network = host.network_mode
     return NamespaceModes(
         network=_joined(network, find) if network.startswith(JOINED) else network or "default",
-        pid=_mode("PidMode", host.pid_mode, ("", "host"), find),
-        ipc=_mode("IpcMode", host.ipc_mode, ("", "none", "private", "host"), find, joins=False),
-        uts=_mode("UTSMode", host.uts_mode, ("", "host"), find, joins=False),
-        user=_mode("UsernsMode", host.userns_mode, ("", "host"), find, joins=False),
-        cgroup=_mode(
-            "CgroupnsMode", host.cgroupns_mode, ("", "private", "host"), find, joins=False
-        ),
+        pid=_mode("PID", host.pid_mode, ("", "host"), find),
+        ipc=_mode("IPC", host.ipc_mode, _IPC_MODES, find),
+        uts=_mode("UTS", host.uts_mode, ("", "host")),
+        user=_mode("user namespace", host.userns_mode, ("", "host")),
+        cgroup=_mode("cgroup namespace", host.cgroupns_mode, ("", "private", "host")),
     )
 
 
-def _mode(field: str, value: str, allowed: Iterable[str], find: Find, *, joins: bool = True) -> str:
+def _mode(kind: str, value: str, allowed: Iterable[str], find: Find | None = None) -> str:
+    """`find`: None if containers cannot join one another's. Raises `InvalidArgument` with Docker's
+    texts."""
     if value in allowed:
         return value
-    if joins and value.startswith(JOINED):
-        return _joined(value, find)
-    if field == "IpcMode" and (value == "shareable" or value.startswith(JOINED)):
-        raise Unsupported(f"HostConfig.IpcMode: {clip(value)} is not supported by Weft")
-    raise InvalidArgument(f"HostConfig.{field}: invalid value: {clip(value)!r}")
+    if find is not None and value.startswith(JOINED) and value != JOINED:
+        return f"{JOINED}{find(value.removeprefix(JOINED))}"
+    raise InvalidArgument(f"invalid {kind} mode: {clip(value)}")
 
 
 def _joined(value: str, find: Find) -> str:
     name = value.removeprefix(JOINED)
     if not name:
-        raise InvalidArgument("invalid container format container:<name|id>")
+        raise InvalidArgument("invalid network mode: invalid container format container:<name|id>")
     return f"{JOINED}{find(name)}"
 
 
