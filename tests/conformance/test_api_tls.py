@@ -8,16 +8,18 @@ import os
 import pty
 import shutil
 import socket
+import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 import uvloop
 
 from tests.support.api_daemon import DEADLINE, ApiDaemon
 from weft.api.server import ApiServer
-from weft.api.tls import DOOR, server_context
+from weft.api.tls import DOOR, TlsListener, server_context
 from weft.errors import InvalidArgument
 from weft.model.membership import InitRequest
 from weft.system.tls_files import TlsFiles
@@ -192,6 +194,38 @@ def test_logs_and_events_are_followed(daemon: Daemon) -> None:
         process.terminate()
         process.wait(DEADLINE)
         process.stdout.close()
+
+
+class Talker(asyncio.Protocol):
+    """Says more than the connection takes."""
+
+    transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.write(bytes(16 << 20))
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_close_leaves_no_connection_open(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], identity: Path
+) -> None:
+    talker = Talker()
+
+    async def run() -> None:
+        listener = TlsListener(files(identity), lambda: talker)
+        port = await listener.start("127.0.0.1", 0)
+        trusted = ssl.create_default_context(cafile=str(identity / "ca.pem"))
+        trusted.load_cert_chain(identity / "cert.pem", identity / "key.pem")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusted)
+        await reader.readexactly(1)
+        await listener.close()
+        assert talker.transport is not None
+        assert talker.transport.is_closing()
+        writer.transport.abort()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(run())
 
 
 def test_others_are_refused(daemon: Daemon, stranger: Path) -> None:

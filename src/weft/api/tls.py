@@ -206,15 +206,24 @@ class _Connection:
         return True
 
     async def carry(self, factory: Factory) -> None:
-        """Returns when the server has closed its direction or the client is gone."""
+        """Returns when the server has closed its direction or the client is gone. Both ends of the
+        socket pair are closed by then."""
         ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        theirs.setblocking(False)
-        await asyncio.get_running_loop().connect_accepted_socket(factory, theirs)
-        plain_reader, plain_writer = await asyncio.open_unix_connection(sock=ours, limit=CHUNK)
-        inward = asyncio.create_task(self._carry_in(plain_writer))
+        with contextlib.ExitStack() as opened:
+            opened.callback(ours.close)
+            opened.callback(theirs.close)
+            ours.setblocking(False)
+            theirs.setblocking(False)
+            served, _ = await asyncio.get_running_loop().connect_accepted_socket(factory, theirs)
+            opened.callback(served.abort)
+            plain = await asyncio.open_unix_connection(sock=ours, limit=CHUNK)
+            opened.callback(plain[1].transport.abort)
+            await self._carry(*plain)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inward = asyncio.create_task(self._carry_in(writer))
         try:
-            while data := await plain_reader.read(CHUNK):
+            while data := await reader.read(CHUNK):
                 self._tls.write(data)
                 await self._flush()
             if not self.broken:
@@ -224,7 +233,6 @@ class _Connection:
         finally:
             inward.cancel()
             await asyncio.gather(inward, return_exceptions=True)
-            plain_writer.transport.abort()
 
     async def _carry_in(self, plain: asyncio.StreamWriter) -> None:
         """Returns when the client sends close_notify. The end of the stream without close_notify is
