@@ -35,6 +35,8 @@ _NAMESPACES = CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_N
 UMASK = 0o022
 """The umask of a host's processes, as on any machine, whatever the umask of the person who boots
 the host."""
+PATIENCE = 60
+"""Seconds for a killed process to be gone, on a machine that may be busy with other labs."""
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -77,7 +79,7 @@ def halt(layout: Layout, host: Host) -> None:
         if process is not None:
             send(process, signal.SIGKILL)
     for process in {init, *cgroups.processes(group)} - {None}:
-        if process is not None and not wait(process, 10):
+        if process is not None and not wait(process, PATIENCE):
             raise OperationFailed(f"cannot stop {host.name}: process {process.pid} does not end")
     underlay.unplug(host.link)
     cgroups.remove(group)
