@@ -283,6 +283,28 @@ def test_nothing_is_touched_before_both_parts_are_told(tmp_path: Path) -> None:
     virtual_time.run(main())
 
 
+def test_names_are_answered_again_before_a_manager_is_in_reach(tmp_path: Path) -> None:
+    async def main() -> None:
+        answered: list[str] = []
+
+        async def open_resolver(path: Path, *place: Any) -> Any:
+            answered.append(path.name)
+            return await nobody(path, *place)
+
+        names = NameAdapters(open_resolver=open_resolver)
+        async with local_node(FakeKernel(), names, tmp_path / "networks") as node:
+            await node.networks.create(BridgeNetworkSpec(name="back"))
+            place = await node.run("web", "back")
+            await node.stop()
+            node._new()
+            node.start()
+            await asyncio.sleep(0.01)
+            assert answered == 2 * [place.key]
+            assert not node.loop.is_settled
+
+    virtual_time.run(main())
+
+
 def test_a_prune_leaves_what_others_remove_or_use_meanwhile(tmp_path: Path) -> None:
     async def story(node: LocalNode, kernel: FakeKernel) -> None:
         for name in ("a", "b", "c"):

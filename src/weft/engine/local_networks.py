@@ -12,6 +12,7 @@ containers.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from ipaddress import IPv4Network
 
 import msgspec
@@ -277,6 +278,9 @@ class LocalNetworks:
 
     async def _ready(self, place: LocalSandbox) -> None:
         await self._until(self._loop.ready(of_local(place, self._book.networks)))
+        await self._answer(place)
+
+    async def _answer(self, place: LocalSandbox) -> None:
         if bridge.has_names(place, self._book.networks):
             await self._resolvers.open(place)
 
@@ -302,13 +306,19 @@ class LocalNetworks:
             raise Unavailable(LATE.format(PATIENCE)) from None
 
     async def _answer_again(self, place: LocalSandbox) -> None:
+        """Names are answered at once if the sandbox is there, as is the rule. A member of a swarm
+        may wait for a manager before the network loop begins; running programs must not."""
+        with suppress(WeftError):
+            await self._answer(place)
         while (present := self._book.sandboxes.get(place.container)) is not None:
             try:
                 await self._ready(present)
-                return
+                break
             except WeftError as error:
                 log.warning("resolver.reopen_failed container=%s cause=%s", place.container, error)
                 await asyncio.sleep(REOPEN_PAUSE)
+        if place.container not in self._book.sandboxes:  # it has ended while this waited
+            self._resolvers.close(place)
 
     def _zone(self, place: LocalSandbox) -> Zone:
         present = self._book.sandboxes.get(place.container, place)
