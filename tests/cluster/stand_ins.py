@@ -5,7 +5,9 @@ import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from weft.lab.lab import IMAGE_ARCHIVE
@@ -15,7 +17,9 @@ SCRIPTS = {
     "usr/local/bin/app": (
         '#!/bin/sh\ncase "$1" in\n'
         "serve) exec httpd -f -p 8000 -h /srv/app;;\n"
-        "worker) trap 'exit 0' INT; while :; do sleep 1 & wait; done;;\nesac\n"
+        "worker) trap 'exit 0' INT; while :; do sleep 1 & wait; done;;\n"
+        "migrate) wget -q -O- http://$DATABASE_HOST:5432/cgi-bin/add?$(cat $DATABASE_PASSWORD_FILE)"
+        ';;\nconsole) shift; exec "$@";;\nesac\n'
     ),
     "srv/app/healthz": "fine\n",
     "srv/app/cgi-bin/order": (
@@ -53,7 +57,44 @@ SCRIPTS = {
         "#!/bin/sh\necho seal=$(grep -c ' /keys tmpfs ' /proc/mounts) > /keys/seal\n"
         "exec httpd -f -p 7000 -h /keys\n"
     ),
+    "usr/local/bin/node_exporter": "#!/bin/sh\nexec httpd -f -p 9100 -h /srv/exporter\n",
+    "srv/exporter/cgi-bin/metrics": (
+        f"{CGI}echo node_load $(cat /host/proc/loadavg)\necho node_name $(cat /rootfs/etc/hostname)\n"
+        "echo node_network $(ls /host/sys/class/net)\n"
+        "echo node_processes $(ls /host/proc | grep -c '^[0-9]')\n"
+    ),
+    "usr/local/bin/cadvisor": "#!/bin/sh\nexec httpd -f -p 8080 -h /srv/cadvisor\n",
+    "srv/cadvisor/cgi-bin/metrics": (
+        f"{CGI}echo machine_name $(cat /rootfs/etc/hostname)\n"
+        "echo container_files $(find /sys/fs/cgroup -name 'memory*' | wc -l)\n"
+        "test -c /dev/kmsg && echo kmsg 1\n"
+    ),
+    "usr/local/bin/socket-proxy": "#!/bin/sh\nexec nginx -c /srv/socket-proxy.conf\n",
+    "srv/socket-proxy.conf": (
+        "user root;\ndaemon off;\nerror_log stderr;\npid /tmp/nginx.pid;\nevents {\n}\nhttp {\n"
+        "access_log off;\nclient_body_temp_path /tmp/body;\nproxy_temp_path /tmp/proxy;\n"
+        "fastcgi_temp_path /tmp/fastcgi;\nuwsgi_temp_path /tmp/uwsgi;\nscgi_temp_path /tmp/scgi;\n"
+        "server {\nlisten 2375;\nlocation /containers/ {\n"
+        "proxy_pass http://unix:/var/run/docker.sock;\n}\n}\n}\n"
+    ),
+    "usr/local/bin/prometheus": (
+        "#!/bin/sh\nset -eu\nid -u > /prometheus/owner\nexec httpd -f -p 9090 -h /srv/prometheus\n"
+    ),
+    "srv/prometheus/cgi-bin/query": (
+        f"{CGI}for target in $(grep -o '[a-z.]*:[0-9]*' /etc/prometheus/prometheus.yml); do\n"
+        "wget -q -O- http://$target/cgi-bin/metrics || echo $target is down\ndone\n"
+        "wget -q -O- http://socket-proxy:2375/containers/json\n"
+    ),
+    "usr/local/bin/grafana": "#!/bin/sh\nexec httpd -f -p 3000 -h /srv/grafana\n",
+    "srv/grafana/api/health": "ok\n",
+    "srv/grafana/cgi-bin/board": (
+        f"{CGI}cat $GF_SECURITY_ADMIN_PASSWORD__FILE; echo\n"
+        "wget -q -O- http://prometheus:9090/cgi-bin/query\n"
+    ),
 }
+NOBODY: Mapping[str, int] = MappingProxyType({})
+OWNED = {"prometheus": 65534}
+"""Directories, with the user who may write into them."""
 IMAGES = {
     "registry.example.com/shop/app:1.4.2": ["app", "serve"],
     "registry.example.com/shop/app:1.5.0": ["app", "serve"],
@@ -62,8 +103,21 @@ IMAGES = {
     "registry.example.com/bank/gateway:2.0": ["gateway"],
     "registry.example.com/bank/ledger:2.0": ["ledger"],
     "registry.example.com/bank/keystore:2.0": ["keystore"],
+    "nginx:1.27-alpine": ["nginx", "-g", "daemon off;"],
+    "quay.io/prometheus/node-exporter:v1.8.2": [],
+    "gcr.io/cadvisor/cadvisor:v0.49.1": [],
+    "tecnativa/docker-socket-proxy:0.2": ["socket-proxy"],
+    "prom/prometheus:v2.53.0": ["--config.file=/etc/prometheus/prometheus.yml"],
+    "grafana/grafana:11.1.0": [],
 }
 """What each runs if the file says nothing else. The tag is in the variable VERSION."""
+ENTRYPOINTS = {
+    "quay.io/prometheus/node-exporter:v1.8.2": ["node_exporter"],
+    "gcr.io/cadvisor/cadvisor:v0.49.1": ["cadvisor", "-logtostderr"],
+    "prom/prometheus:v2.53.0": ["prometheus"],
+    "grafana/grafana:11.1.0": ["grafana"],
+}
+"""Of those where a command in the file is only arguments."""
 
 
 def write_archive(path: Path) -> None:
@@ -80,6 +134,7 @@ def write_archive(path: Path) -> None:
         version = f"VERSION={tag.rpartition(':')[2]}"
         config = base["config"] | {"Cmd": command, "Env": [*base["config"]["Env"], version]}
         config |= {"StopSignal": "SIGKILL", "ExposedPorts": {}}
+        config["Entrypoint"] = ENTRYPOINTS.get(tag)
         blobs[f"config-{number}.json"] = json.dumps(base | {"config": config}).encode()
         manifests.append(
             {
@@ -93,12 +148,16 @@ def write_archive(path: Path) -> None:
 
 
 def layer() -> bytes:
-    return packed({name: text.encode() for name, text in SCRIPTS.items()}, 0o755)
+    return packed({name: text.encode() for name, text in SCRIPTS.items()}, 0o755, OWNED)
 
 
-def packed(files: dict[str, bytes], mode: int) -> bytes:
+def packed(files: dict[str, bytes], mode: int, owned: Mapping[str, int] = NOBODY) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, user in owned.items():
+            directory = tarfile.TarInfo(name)
+            directory.type, directory.mode, directory.uid = tarfile.DIRTYPE, 0o755, user
+            tar.addfile(directory)
         for name, content in files.items():
             info = tarfile.TarInfo(name)
             info.size, info.mode = len(content), mode

@@ -43,6 +43,7 @@ echo "$CGROUPS" | while read -r kind path options; do
 done
 mount --bind "$DATA" "$STATE"
 mount --bind "$RUN" /run # last: $RUN, $DATA and $ETC are themselves below /run or seen through it
+mount --make-rshared / # as systemd leaves it, with no peer outside these namespaces: what is mounted later can reach containers
 
 ip link set lo up
 ip address add "$ADDRESS" brd + dev "$UPLINK"
