@@ -236,10 +236,10 @@ class PlainContainers(Protocol):
     async def update(
         self,
         container: Container,
-        change: Callable[[Resources, FurtherLimits], tuple[Resources, FurtherLimits]],
+        change: Callable[[Container], tuple[Resources, FurtherLimits]],
         restart: RestartRule | None,
     ) -> None:
-        """`change`: of the limits that it has when its turn has come. `restart`: None for the one
+        """`change`: what the container has from now on, of what it is when its turn has come. `restart`: None for the one
         that it has."""
         ...
 

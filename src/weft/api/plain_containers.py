@@ -18,11 +18,10 @@ from weft.api.platforms import check_native
 from weft.api.pruning import prunable
 from weft.api.schema.common import now
 from weft.api.schema.container_request import (
-    further_from,
-    merged,
+    limits_from,
     request_from,
     restart_from,
-    updated_limits,
+    updated_from,
 )
 from weft.api.schema.container_wire import NewContainerWire, UpdateContainerWire
 from weft.api.schema.mounts_written import inherited_from
@@ -30,8 +29,8 @@ from weft.api.schema.older_containers import check_version
 from weft.control.requests.containers import (
     check_container_name,
     validate_container,
-    validate_limits,
 )
+from weft.control.requests.limit_updates import updated_limits
 from weft.errors import Conflict, InvalidArgument, NotFound, Unsupported
 from weft.model import references
 from weft.model.container import Container, ContainerState
@@ -171,10 +170,9 @@ async def update(call: Call) -> web.Response:
     _check_plain(container, "update", ": update its service")
     wire = await call.body(UpdateContainerWire)
 
-    def change(limits: Resources, further: FurtherLimits) -> tuple[Resources, FurtherLimits]:
-        new = updated_limits(limits, wire), merged(further, further_from(wire))
-        validate_limits(*new)
-        return new
+    def change(present: Container) -> tuple[Resources, FurtherLimits]:
+        new, further = limits_from(wire), updated_from(wire)
+        return updated_limits(present, new, further, says_pids=wire.pids_limit is not None)
 
     restart = restart_from(wire.restart_policy) if wire.restart_policy.name else None
     await call.node.plain.update(container, change, restart)

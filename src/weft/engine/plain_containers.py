@@ -47,7 +47,7 @@ from weft.system.supervision import contained, ended
 
 log = logging.getLogger(__name__)
 
-ChangeLimits = Callable[[Resources, FurtherLimits], tuple[Resources, FurtherLimits]]
+ChangeLimits = Callable[[Container], tuple[Resources, FurtherLimits]]
 
 
 class PlainContainers:
@@ -192,14 +192,14 @@ class PlainContainers:
         async with self._life(container.id).lock:
             present = self._get(container.id)
             plain = _settings(present)
-            if restart is not None and plain.auto_remove:
-                raise InvalidArgument(
-                    "Restart policy cannot be updated because AutoRemove is enabled for the"
-                    " container"
+            if restart is not None and restart.name != "no" and plain.auto_remove:
+                raise Conflict(
+                    f"Cannot update container {present.id}: Restart policy cannot be updated"
+                    " because AutoRemove is enabled for the container"
                 )
             if restart is not None:
                 plain = msgspec.structs.replace(plain, restart=restart)
-            limits, further = change(present.config.limits, present.config.further)
+            limits, further = change(present)
             config = msgspec.structs.replace(
                 present.config, limits=limits, further=further, plain=plain
             )

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +21,6 @@ from weft.model.meta import Nanoseconds
 from weft.model.signals import signal_number
 from weft.model.start_failure import start_exit_code
 from weft.runtime.base import Images
-from weft.runtime.limits import check_limits
 from weft.runtime.record import Directory, Record
 from weft.runtime.spec import new_container
 from weft.runtime.streams import ContainerStreams, PendingStreams
@@ -96,8 +94,7 @@ class Box:
 
     def write_resources(self, config: ContainerConfig, swap: int) -> Path:
         """See `Directory.write_resources`."""
-        had_limit = self.container.config.limits.pids > 0
-        return self.directory.write_resources(config, swap, had_limit=had_limit)
+        return self.directory.write_resources(self.container, config, swap)
 
     def check_running(self) -> None:
         if not self.is_running:
@@ -172,7 +169,6 @@ def new_box(
 ) -> Box:
     """A container that is to be made. `swap`: see `Container.memory_swap`. Raises
     `InvalidArgument`."""
-    check_limits(config.limits, len(os.sched_getaffinity(0)))
     container = new_container(config, image, moment, str(directory.log), swap)
     stop_signal = config.spec.stop_signal or image.config.stop_signal or "SIGTERM"
     signal_number(stop_signal)

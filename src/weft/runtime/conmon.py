@@ -48,16 +48,14 @@ from weft.runtime.command import Command
 from weft.runtime.confinement import Confiner
 from weft.runtime.container_logs import ContainerLogs
 from weft.runtime.container_mounts import ContainerMounts
-from weft.runtime.limits import memory_and_swap, swap_is_accounted
+from weft.runtime.limits import checked_limits, swap_is_accounted
 from weft.runtime.logs import LogQuery
 from weft.runtime.maker import Maker
 from weft.runtime.mounts import make_private
 from weft.runtime.oci import Oci, cgroups_are_v2
 from weft.runtime.record import Directory
 from weft.runtime.remains import dissolve, found, unmount_below, unmount_own
-from weft.runtime.spec import (
-    command_document,
-)
+from weft.runtime.spec import command_document
 from weft.runtime.streams import ContainerStreams, PendingStreams, resize_container
 from weft.runtime.users import find_user, read_accounts
 from weft.runtime.volumes import LocalVolumes
@@ -181,7 +179,7 @@ class ConmonRuntime:
     def _new_box(self, config: ContainerConfig) -> tuple[Box, Image]:
         image = self._images.find(config.spec.image)
         check_name_free(config, self.containers())
-        swap = memory_and_swap(config.limits, self.limits_swap, config.further.memory_swap)
+        swap = checked_limits(config, self.limits_swap)
         directory = Directory(self._containers / config.id)
         box = new_box(directory, config, image, self._clock(), swap)
         self._boxes[config.id] = box
@@ -211,9 +209,11 @@ class ConmonRuntime:
     async def configure(self, config: ContainerConfig) -> Container:
         box = self._box(config.id)
         check_name_free(config, (c for c in self.containers() if c.id != config.id))
-        swap = memory_and_swap(config.limits, self.limits_swap, config.further.memory_swap)
-        if box.is_running and box.has_other_limits(config):
-            await self._oci.update(config.id, box.write_resources(config, swap))
+        swap = box.container.memory_swap
+        if box.has_other_limits(config):
+            swap = checked_limits(config, self.limits_swap)
+            if box.is_running:
+                await self._oci.update(config.id, box.write_resources(config, swap))
         box.write_container(config=config, memory_swap=swap)
         return box.container
 

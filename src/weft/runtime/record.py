@@ -99,13 +99,15 @@ class Directory:
         for name, content in files.items():
             self._write(name, content, 0o644 if name in _SEEN_INSIDE else 0o600)
 
-    def write_resources(self, config: ContainerConfig, swap: int, *, had_limit: bool) -> Path:
-        """For the OCI runtime. `swap`: see `Container.memory_swap`. `had_limit`: of processes, which
-        the runtime keeps until it is told that there is none. Raises `InvalidArgument`,
-        `OperationFailed`."""
+    def write_resources(self, before: Container, config: ContainerConfig, swap: int) -> Path:
+        """For the OCI runtime, which keeps a limit until it is told that there is none. `before`:
+        the container with its old limits. `swap`: see `Container.memory_swap`. Raises
+        `InvalidArgument`, `OperationFailed`."""
         wanted = resources(config, swap)
-        if had_limit and not config.limits.pids:
+        if before.config.limits.pids and not config.limits.pids:
             wanted["pids"] = {"limit": -1}
+        if before.memory_swap > 0 > swap:
+            wanted["memory"]["swap"] = swap
         self._write("resources.json", msgspec.json.encode(wanted))
         return self.path / "resources.json"
 

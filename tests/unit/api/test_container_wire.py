@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from weft.api.schema.container_request import further_from, request_from
+from weft.api.schema.container_request import limits_from, request_from
 from weft.api.schema.container_wire import NewContainerWire, UpdateContainerWire
 from weft.api.schema.decoding import decode
-from weft.errors import InvalidArgument
+from weft.errors import InvalidArgument, Unsupported
 from weft.model.container_request import ContainerRequest
 
 
@@ -51,9 +51,11 @@ def test_a_path_of_the_host_that_no_file_has(field: str, value: object) -> None:
 
 
 def test_an_update_is_read_as_strictly() -> None:
-    body = json.dumps({"BlkioDeviceWriteIOps": [{"Path": "dev/sda", "Rate": 1}]}).encode()
-    with pytest.raises(InvalidArgument, match="BlkioDeviceWriteIOps: Path 'dev/sda' is not abs"):
-        further_from(decode(body, UpdateContainerWire))
+    for field in ("BlkioDeviceWriteIOps", "MemorySwappiness", "OomKillDisable"):
+        with pytest.raises(Unsupported, match=f"{field} is not supported by Weft"):
+            decode(json.dumps({field: [1]}).encode(), UpdateContainerWire)
+    with pytest.raises(InvalidArgument, match="Minimum memory limit allowed is 6MB"):
+        limits_from(decode(b'{"Memory": -1}', UpdateContainerWire))
 
 
 @pytest.mark.parametrize(

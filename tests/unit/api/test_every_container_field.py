@@ -61,11 +61,6 @@ BESIDE: Mapping[str, dict[str, Any]] = {
     "MacAddress": {"HostConfig.NetworkMode": "own"},
     "MemorySwap": {"Memory": 64 * MEGABYTE},
     "RestartPolicy.MaximumRetryCount": {"RestartPolicy.Name": "on-failure"},
-    **{
-        f"BlkioDevice{what}[]": {f"BlkioDevice{what}[]": {"Path": "/dev/null", "Rate": 20}}
-        for what in ("ReadBps", "WriteBps", "ReadIOps", "WriteIOps")
-    },
-    "BlkioWeightDevice[]": {"BlkioWeightDevice[]": {"Path": "/dev/null", "Weight": 20}},
 }
 """What a field, by the beginning of its path, needs beside it to have a meaning: in the request
 with the field as well as in the one without it. The longest beginning counts."""
@@ -128,7 +123,6 @@ VALUES: Mapping[str, Any] = {
     **dict.fromkeys(("Memory", "MemoryReservation"), 64 * MEGABYTE),
     "MemorySwap": 256 * MEGABYTE,
     "BlkioWeight": 20,
-    "BlkioWeightDevice[].Weight": 30,
     "CpuPeriod": 50_000,
     "CpuQuota": 50_000,
     "CpusetCpus": "0",

@@ -292,12 +292,14 @@ def recorded(bed: Bed, id: ContainerId) -> list[str]:
     return sorted(settings.network for settings in plain.networks)
 
 
-def with_pids(limits: Resources, further: FurtherLimits) -> tuple[Resources, FurtherLimits]:
-    return msgspec.structs.replace(limits, pids=7), further
+def with_pids(container: Container) -> tuple[Resources, FurtherLimits]:
+    config = container.config
+    return msgspec.structs.replace(config.limits, pids=7), config.further
 
 
-def with_memory(limits: Resources, further: FurtherLimits) -> tuple[Resources, FurtherLimits]:
-    return msgspec.structs.replace(limits, memory=2**23), further
+def with_memory(container: Container) -> tuple[Resources, FurtherLimits]:
+    config = container.config
+    return msgspec.structs.replace(config.limits, memory=2**23), config.further
 
 
 @run

@@ -126,11 +126,29 @@ def test_a_record_that_nobody_can_read_is_none_of_a_container_half_made(
 def test_a_limit_that_is_taken_away_is_told(
     tmp_path: Path, had: bool, wanted: int, section: dict[str, Any]
 ) -> None:
-    config = msgspec.structs.replace(record().container.config, limits=Resources(pids=wanted))
+    before = record().container
+    config = msgspec.structs.replace(before.config, limits=Resources(pids=wanted))
+    had_config = msgspec.structs.replace(before.config, limits=Resources(pids=5 if had else 0))
+    before = msgspec.structs.replace(before, config=had_config)
     directory = Directory(tmp_path / "one")
     directory.make()
-    written = directory.write_resources(config, 0, had_limit=had)
+    written = directory.write_resources(before, config, 0)
     assert msgspec.json.decode(written.read_bytes()) == section
+
+
+@pytest.mark.parametrize(
+    ("had", "has", "swap"), [(128 << 20, -1, {"swap": -1}), (-1, -1, {}), (0, -1, {})]
+)
+def test_swap_without_a_limit_is_told_where_there_was_one(
+    tmp_path: Path, had: int, has: int, swap: dict[str, int]
+) -> None:
+    """A host that does not count swap has had none, and has no file for it."""
+    before = msgspec.structs.replace(record().container, memory_swap=had)
+    config = msgspec.structs.replace(before.config, limits=Resources(memory=64 << 20))
+    directory = Directory(tmp_path / "one")
+    directory.make()
+    written = msgspec.json.decode(directory.write_resources(before, config, has).read_bytes())
+    assert written == {"memory": {"limit": 64 << 20, **swap}}
 
 
 def test_a_plain_container_outlives_a_loss_of_power(

@@ -6,7 +6,7 @@ container makes sense."""
 
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
-from typing import TypeVar, cast, get_args
+from typing import cast, get_args
 
 import msgspec
 
@@ -48,7 +48,6 @@ from weft.model.plain_container import (
 )
 from weft.model.service import ContainerSpec, Mount, Resources, Ulimit
 
-T = TypeVar("T", bound=msgspec.Struct)
 Find = Callable[[str], str]
 """Finds the id of the container that a user names. Raises `NotFound`."""
 MAX_PORT = 2**16 - 1
@@ -358,20 +357,16 @@ def _binding_from(text: str, wire: BindingWire) -> PortBinding:
 
 
 def limits_from(wire: HostConfigWire | UpdateContainerWire) -> Resources:
+    """A limit of processes below 0 means none."""
+    if wire.memory < 0:
+        raise InvalidArgument("Minimum memory limit allowed is 6MB")
     return Resources(
-        nano_cpus=wire.nano_cpus, memory=max(wire.memory, 0), pids=max(wire.pids_limit or 0, 0)
+        nano_cpus=wire.nano_cpus, memory=wire.memory, pids=max(wire.pids_limit or 0, 0)
     )
 
 
-def updated_limits(old: Resources, wire: UpdateContainerWire) -> Resources:
-    new = merged(old, limits_from(wire))
-    if wire.pids_limit is None:
-        return new
-    return msgspec.structs.replace(new, pids=max(wire.pids_limit, 0))
-
-
-def further_from(wire: LimitsWire) -> FurtherLimits:
-    swappiness = wire.memory_swappiness
+def updated_from(wire: LimitsWire) -> FurtherLimits:
+    """What an update says as well."""
     return FurtherLimits(
         cpu_shares=wire.cpu_shares,
         cpu_period=wire.cpu_period,
@@ -380,6 +375,14 @@ def further_from(wire: LimitsWire) -> FurtherLimits:
         cpuset_mems=wire.cpuset_mems,
         memory_reservation=wire.memory_reservation,
         memory_swap=wire.memory_swap,
+        devices=DeviceLimits(weight=wire.blkio_weight),
+    )
+
+
+def further_from(wire: HostConfigWire) -> FurtherLimits:
+    swappiness = wire.memory_swappiness
+    return msgspec.structs.replace(
+        updated_from(wire),
         swappiness=None if swappiness == -1 else swappiness,
         oom_kill_disable=wire.oom_kill_disable,
         devices=DeviceLimits(
@@ -401,16 +404,3 @@ def _throttles(field: str, wires: Iterable[RateWire | WeightWire]) -> tuple[Thro
         Throttle(wire.path, wire.rate if isinstance(wire, RateWire) else wire.weight)
         for wire in wires
     )
-
-
-def merged(old: T, new: T) -> T:
-    """The old limits, with the new ones where those say something: in an update, 0 and absent mean
-    that the limit stays."""
-    said = {
-        field: value
-        for field in old.__struct_fields__
-        if (value := getattr(new, field)) not in (0, "", None, (), False, DeviceLimits())
-    }
-    if isinstance(old, FurtherLimits) and isinstance(new, FurtherLimits):
-        said["devices"] = merged(old.devices, new.devices)
-    return msgspec.structs.replace(old, **said)

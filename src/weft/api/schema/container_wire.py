@@ -49,29 +49,18 @@ class RateWire(Wire, frozen=True):
 
 
 class LimitsWire(Wire, frozen=True):
-    """The limits that a container is made with, and that an update may change."""
+    """The limits that a container is made with, and that an update may change, as in Docker."""
 
     cpu_shares: Signed = 0
     memory: Signed = 0
     nano_cpus: Signed = 0
     blkio_weight: Short = 0
-    blkio_weight_device: Annotated[tuple[WeightWire, ...], FEW] = ()
-    blkio_device_read_bps: Annotated[tuple[RateWire, ...], FEW] = ()
-    blkio_device_write_bps: Annotated[tuple[RateWire, ...], FEW] = ()
-    blkio_device_read_iops: Annotated[tuple[RateWire, ...], FEW] = field(
-        name="BlkioDeviceReadIOps", default=()
-    )
-    blkio_device_write_iops: Annotated[tuple[RateWire, ...], FEW] = field(
-        name="BlkioDeviceWriteIOps", default=()
-    )
     cpu_period: Signed = 0
     cpu_quota: Signed = 0
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
     memory_reservation: Signed = 0
     memory_swap: Signed = 0
-    memory_swappiness: Signed | None = None
-    oom_kill_disable: bool = False
 
 
 class HostConfigWire(LimitsWire, frozen=True):
@@ -81,6 +70,17 @@ class HostConfigWire(LimitsWire, frozen=True):
         "IOMaximumIOps", "IOMaximumBandwidth",
     )  # fmt: skip
 
+    blkio_weight_device: Annotated[tuple[WeightWire, ...], FEW] = ()
+    blkio_device_read_bps: Annotated[tuple[RateWire, ...], FEW] = ()
+    blkio_device_write_bps: Annotated[tuple[RateWire, ...], FEW] = ()
+    blkio_device_read_iops: Annotated[tuple[RateWire, ...], FEW] = field(
+        name="BlkioDeviceReadIOps", default=()
+    )
+    blkio_device_write_iops: Annotated[tuple[RateWire, ...], FEW] = field(
+        name="BlkioDeviceWriteIOps", default=()
+    )
+    memory_swappiness: Signed | None = None
+    oom_kill_disable: bool = False
     binds: Annotated[tuple[str, ...], FEW] = ()
     container_id_file: str = field(name="ContainerIDFile", default="")
     log_config: LogConfigWire = LogConfigWire()
@@ -182,6 +182,8 @@ class UpdateContainerWire(LimitsWire, frozen=True):
     lacks: ClassVar[tuple[str, ...]] = (
         "CgroupParent", "CpuRealtimePeriod", "CpuRealtimeRuntime", "DeviceCgroupRules", "DeviceRequests", "KernelMemory",
         "KernelMemoryTCP", "CpuCount", "CpuPercent", "IOMaximumIOps", "IOMaximumBandwidth", "Devices", "Ulimits", "Init",
+        "BlkioWeightDevice", "BlkioDeviceReadBps", "BlkioDeviceWriteBps", "BlkioDeviceReadIOps", "BlkioDeviceWriteIOps",
+        "MemorySwappiness", "OomKillDisable",
     )  # fmt: skip
 
     restart_policy: RestartPolicyWire = RestartPolicyWire()

@@ -27,6 +27,7 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _CPUSET = re.compile(r"[0-9]{1,5}(?:-[0-9]{1,5})?(?:,[0-9]{1,5}(?:-[0-9]{1,5})?)*")
 _PERIODS = range(1000, 1_000_001)
 _WEIGHTS = range(10, 1001)
+_LEAST_RESERVATION = 6 << 20
 
 
 def validate_container(request: ContainerRequest) -> None:
@@ -122,6 +123,8 @@ def _validate_memory(limits: Resources, further: FurtherLimits) -> None:
         raise InvalidArgument(
             "Minimum memory limit can not be less than memory reservation limit, see usage"
         )
+    if 0 < further.memory_reservation < _LEAST_RESERVATION:
+        raise InvalidArgument("Minimum memory reservation allowed is 6MB")
     if further.memory_reservation < 0:
         raise InvalidArgument(f"invalid MemoryReservation: {further.memory_reservation}")
 
@@ -132,8 +135,6 @@ def _validate_processors(limits: Resources, further: FurtherLimits) -> None:
             raise InvalidArgument(
                 f"Conflicting options: Nano CPUs and CPU {name} cannot both be set"
             )
-    if limits.nano_cpus < 0:
-        raise InvalidArgument(f"invalid NanoCpus: {limits.nano_cpus}")
     if further.cpu_shares < 0:
         raise InvalidArgument(
             f"invalid CPU shares ({further.cpu_shares}): value must be a positive integer"
@@ -146,7 +147,9 @@ def _validate_processors(limits: Resources, further: FurtherLimits) -> None:
         raise InvalidArgument("CPU cfs quota can not be less than 1ms (i.e. 1000)")
     for value, name in ((further.cpuset_cpus, "cpus"), (further.cpuset_mems, "mems")):
         if value and not _CPUSET.fullmatch(value):
-            raise InvalidArgument(f"Invalid value {clip(value)} for cpuset {name}")
+            raise InvalidArgument(
+                f"Invalid value {clip(value)} for cpuset {name}: invalid format: {clip(value)}"
+            )
 
 
 def _validate_devices(limits: DeviceLimits) -> None:
