@@ -33,6 +33,7 @@ from weft.linux.netlink.socket import NETLINK_NETFILTER, NetlinkSocket
 from weft.linux.nft import LIBRARY, Nft
 from weft.model.assignment import ServiceRecord
 from weft.model.ids import NetworkId, ServiceId
+from weft.model.trace import Packet
 from weft.network import nft as nft_text
 from weft.network.diff import diff
 from weft.network.fragments import serving
@@ -42,7 +43,7 @@ from weft.network.operations import ChangeTable, Operation, ReplaceTable
 from weft.network.render.changes import Changes, Comparison
 from weft.network.render.table import text
 from weft.network.service_table import Backend, Service, Services, balanced
-from weft.network.trace.conntrack import Packet
+from weft.network.trace.conntrack import Connections
 from weft.network.trace.nft import Flight, parse, run
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -294,7 +295,7 @@ def test_the_kernel_keeps_a_client_with_the_task_that_its_address_means() -> Non
                 ):
                     reached.setdefault(client, set()).add(accepted.getsockname()[0])
             packet = Packet("tcp", IPv4Address(client), 40000, VIRTUAL, 8000)
-            flight = Flight(packet, lambda _: True, {})
+            flight = Flight(packet, lambda _: True, {}, Connections())
             word = run(rules, rules.chains["vip-nat-out"], flight).word
             assert {word} == {f"dnat {address}" for address in reached[client]}
     for opened in (nft, filter_, route):

@@ -9,14 +9,13 @@ import msgspec
 
 from tests.support.swarms import Swarm
 from weft.linux.fake import FakeKernel
-from weft.linux.fake_stack import ANY
 from weft.linux.fake_underlay import FakeUnderlay, Journey, Place
 from weft.model.encryption import DataKey
 from weft.model.ids import TaskId
+from weft.model.trace import ANY, Packet
 from weft.network.diff import diff
 from weft.network.kernel_state import HOST, KernelState
 from weft.network.plan import plan
-from weft.network.trace.conntrack import Packet
 
 CLIENT = IPv4Address("192.0.2.7")
 NOBODY = TaskId("nobody")

@@ -16,13 +16,12 @@ import pytest
 from tests.support.swarms import Swarm
 from tests.walk.conftest import CLIENT, Cluster, arrived, only_task, text
 from tests.walk.damage import NEIGHBOUR, SABOTAGE, forget, planned_on_node1
-from weft.linux import fake_stack as ip
 from weft.linux.fake_underlay import Place
 from weft.model.encryption import DataKey
 from weft.model.service import PublishedPort
+from weft.model.trace import ANY, Packet
 from weft.network import operations as op
 from weft.network.kernel_state import HOST, Route
-from weft.network.trace.conntrack import Packet
 
 WEB, DNS, DEAD, DIRECT = 8080, 9001, 8081, 9090
 
@@ -409,7 +408,7 @@ def test_a_servers_own_question_from_its_port_leaves_by_the_gateway(cluster: Clu
     translated on the way out."""
     web = only_task(cluster, "web")
     request = cluster.underlay.trace(
-        Packet("udp", ip.ANY, 53, IPv4Address("198.51.100.9"), 53), cluster.place(web)
+        Packet("udp", ANY, 53, IPv4Address("198.51.100.9"), 53), cluster.place(web)
     )
     assert (request.end, arrived(request).source) == ("left", cluster.address("node2"))
     assert cluster.underlay.answer(request).place == cluster.place(web)
@@ -450,8 +449,9 @@ def test_an_encrypted_network_by_the_userspace_engine() -> None:
     other = swarm.endpoints[secret][two].address.ip
     cluster = Cluster(swarm, engine="userspace", keys=[DataKey(tag=1, secret=b"k" * 16)])
     request = cluster.from_task(one, other, 80)
-    assert request.did("sealed")
-    assert "node1/host" not in request.wheres, "in clear it is never on the underlay"
+    assert request.did("encrypted")
+    shown = {packet.protocol for packet in request.shown_at(Place("node1"))}
+    assert shown == {"esp"}, "in clear it is never on the underlay"
     assert cluster.round_trip(request)
     without = Cluster(swarm, engine="userspace")
     assert without.from_task(one, other, 80).end == f"no host has {other} behind eth0", (

@@ -11,9 +11,9 @@ from tests.walk.conftest import CLIENT, Cluster, arrived
 from weft.linux.fake_underlay import Place
 from weft.model.ids import TaskId
 from weft.model.service import PublishedPort
+from weft.model.trace import Packet
 from weft.network import operations as op
 from weft.network.kernel_state import HOST
-from weft.network.trace.conntrack import Packet
 
 WEB, DIRECT = 8080, 9090
 NODE1 = IPv4Address("10.59.72.11")

@@ -41,13 +41,13 @@ from weft.model.sandbox import NodeFacts, Sandbox
 from weft.model.service import Resources
 from weft.model.state import Change, ClusterState, Put
 from weft.model.task import Task, TaskState, TaskStatus
+from weft.model.trace import Packet
 from weft.model.workload import Resident
 from weft.network.diff import diff
 from weft.network.kernel_state import KernelState
 from weft.network.operations import ReplaceTable, SetSysctl
 from weft.network.plan import plan
 from weft.network.render.table import text
-from weft.network.trace.conntrack import Packet
 from weft.store.memory import MemoryStore
 
 NOW = 1_700_000_000 * SECOND

@@ -14,6 +14,7 @@ from tests.support.swarms import Swarm
 from weft.model.assignment import ServiceRecord
 from weft.model.ids import NetworkId, ServiceId
 from weft.model.service import Affinity
+from weft.model.trace import Packet
 from weft.network.fragments import serving, table, union
 from weft.network.ingress import mesh
 from weft.network.kernel_state import HOST, ElementSet, SetType, Table
@@ -28,7 +29,7 @@ from weft.network.service_table import (
     balanced,
     service_table,
 )
-from weft.network.trace.conntrack import Packet
+from weft.network.trace.conntrack import Connections
 from weft.network.trace.nft import Flight, Ruleset, parse, run
 
 FIRST = IPv4Address("10.0.0.0")
@@ -197,7 +198,7 @@ def asked(
 ) -> str:
     """The target of one new connection."""
     packet = Packet(protocol, FIRST, 40000, IPv4Address(destination), port)
-    flight = Flight(packet, lambda _: True, counters)
+    flight = Flight(packet, lambda _: True, counters, Connections())
     flight.mark = 0x20000
     return run(rules, rules.chains[hook], flight).word
 

@@ -9,32 +9,14 @@ The first packet of any kind begins a connection: TCP flags, timeouts and ICMP e
 here.
 """
 
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
+from weft.model.trace import Flow, Packet
+
 FIRST_SPARE_PORT = 50000
 """The first source port to try when two connections would have the same reply tuple."""
-
-
-class Packet(NamedTuple):
-    """The header fields that tell connections apart. Ports are 0 for ICMP."""
-
-    protocol: str
-    source: IPv4Address
-    source_port: int
-    destination: IPv4Address
-    destination_port: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.protocol} {self.source}:{self.source_port} >"
-            f" {self.destination}:{self.destination_port}"
-        )
-
-    def reversed(self) -> "Packet":
-        return Packet(
-            self.protocol, self.destination, self.destination_port, self.source, self.source_port
-        )
 
 
 class Connection:
@@ -113,6 +95,28 @@ class Connections:
         self._known[connection.zone, connection.original] = Tracked(connection, False)
         self._known[0, connection.reply] = Tracked(connection, True)
         return True
+
+    def flows(self, namespace: str) -> Iterator[Flow]:
+        """The connections as values."""
+        for tracked in self._known.values():
+            connection = tracked.connection
+            if not tracked.is_reply:
+                yield Flow(
+                    namespace,
+                    connection.zone,
+                    connection.original,
+                    connection.reply,
+                    connection.mark,
+                    tuple(sorted(connection.translated)),
+                )
+
+    def take(self, flows: Iterable[Flow]) -> None:
+        """Takes over connections of an earlier walk, as `flows` gave them."""
+        for flow in flows:
+            connection = Connection(flow.original, flow.zone)
+            connection.reply, connection.mark = flow.reply, flow.mark
+            connection.translated = set(flow.translated)
+            self.confirm(connection)
 
     def forget_answered_by(self, address: IPv4Address) -> None:
         """`conntrack -D --reply-src <address>`."""

@@ -3,7 +3,7 @@ writes.
 
 A statement that is not in `STATEMENTS` is an error, so that the packet tests notice a change in the
 plan's rules. Each statement either matches (and lets the rule go on or end), or changes the packet
-in flight, or gives a verdict. The caller (fake_stack.py) decides the order of the chains.
+in flight, or gives a verdict. The caller (stack.py) decides the order of the chains.
 """
 
 import functools
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 from typing import NamedTuple
 
+from weft.model.trace import Packet
 from weft.network.kernel_state import Table
 from weft.network.render.changes import (
     AddElements,
@@ -22,7 +23,7 @@ from weft.network.render.changes import (
     SetTurn,
 )
 from weft.network.render.table import element
-from weft.network.trace.conntrack import Packet, Tracked
+from weft.network.trace.conntrack import Connections, Tracked
 from weft.network.trace.jhash import jhash
 
 BLOCK = re.compile(r"  (chain|set|map) (\S+) \{\n(.*?)\n  \}(?:\n|$)", re.DOTALL)
@@ -87,12 +88,21 @@ class Flight:
     """A packet on its way through one namespace: the fields that rules can read and change."""
 
     def __init__(
-        self, packet: Packet, is_local: Callable[[IPv4Address], bool], counters: dict[str, int]
+        self,
+        packet: Packet,
+        is_local: Callable[[IPv4Address], bool],
+        counters: dict[str, int],
+        connections: Connections,
     ) -> None:
         self.packet = packet
         self.is_local = is_local
         self.counters = counters
         """The counters of `numgen inc`, by chain and rule."""
+        self.connections = connections
+        self.choices = 0
+        """Number of backends among which the last rule chose, if it did."""
+        self.size = 0
+        """Bytes of the packet; 0: not known."""
         self.chain = ""
         """The chain that the packet is in."""
         self.mark = 0
@@ -314,7 +324,13 @@ def _dnat_in_turn(m: re.Match[str], f: Flight, r: Ruleset) -> bool:
     turn = f.counters.get(counter, 0)
     f.counters[counter] = (turn + 1) % int(size)
     slot = turn + int(offset) & int(mask) if mask else turn
+    f.choices = _backends(r, slots, asked)
     return _send_to(r.elements[slots].get(f"{asked} . {slot}"))
+
+
+def _backends(r: Ruleset, slots: str, asked: str) -> int:
+    start = f"{asked} . "
+    return len({target for key, target in r.elements[slots].items() if key.startswith(start)})
 
 
 def _dnat_by_client(m: re.Match[str], f: Flight, r: Ruleset) -> bool:
@@ -324,6 +340,7 @@ def _dnat_by_client(m: re.Match[str], f: Flight, r: Ruleset) -> bool:
     if asked is None:
         return False
     slot = jhash(f.packet.source, int(size), int(seed, 16))
+    f.choices = _backends(r, slots, asked)
     return _send_to(r.elements[slots].get(f"{asked} . {slot}"))
 
 
