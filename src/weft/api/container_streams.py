@@ -10,6 +10,7 @@ from aiohttp import web
 from weft.api import versions
 from weft.api.call import Call
 from weft.api.container_lookup import find_container
+from weft.api.detach_keys import keys_from
 from weft.api.hijack import MULTIPLEXED, RAW, Connection
 from weft.api.schema.common import parse_moment, rfc3339_fixed
 from weft.api.streams import ERROR, STDERR, STDOUT, carry, frame, join, streamed
@@ -118,15 +119,18 @@ async def attach(call: Call) -> web.StreamResponse:
             "attaching to a container's past output only (logs without stream) is not supported by"
             " Weft: use logs"
         )
+    keys = keys_from(call.query("detachKeys"), "detach")
     attached = await call.node.containers.attach(container.id)
     call.node.tell("attach", container)
     framed = not container.config.spec.tty
     stdin = call.flag("stdin") and container.config.spec.open_stdin
+    keys = b"" if framed else keys
 
     async def work(connection: Connection) -> None:
         if call.flag("logs"):
             await _replay(call, container, connection.write, outputs, framed)
-        await join(attached, connection, stdin=stdin, outputs=outputs, framed=framed)
+        if await join(attached, connection, stdin=stdin, outputs=outputs, framed=framed, keys=keys):
+            call.node.tell("detach", container)
 
     try:
         return await carry(call.request, content_type(call, framed), framed, work)

@@ -14,6 +14,7 @@ from weft.api.call import Call, answer, nothing
 from weft.api.container_lookup import find_container
 from weft.api.container_streams import content_type
 from weft.api.containers import MAX_SIDE
+from weft.api.detach_keys import keys_from
 from weft.api.execs import ExecEntry
 from weft.api.hijack import Connection, Taken
 from weft.api.schema.container import ExecStartWire, ExecWire, exec_json
@@ -32,6 +33,7 @@ async def create(call: Call) -> web.Response:
         raise InvalidArgument("No exec command specified")
     if container.state != ContainerState.RUNNING:
         raise Conflict(f"container {container.id} is not running")
+    keys = keys_from(wire.detach_keys, "escape")
     exec = await call.node.containers.exec(
         container.id,
         wire.cmd,
@@ -42,7 +44,8 @@ async def create(call: Call) -> web.Response:
         directory=wire.working_dir,
         privileged=wire.privileged,
     )
-    call.execs.add(ExecEntry(exec, (wire.attach_stdin, wire.attach_stdout, wire.attach_stderr)))
+    streams = (wire.attach_stdin, wire.attach_stdout, wire.attach_stderr)
+    call.execs.add(ExecEntry(exec, streams, keys if wire.tty else b""))
     _tell(call, exec, f"exec_create: {' '.join(exec.argv)}")
     return answer({"Id": exec.id}, 201)
 
@@ -117,7 +120,12 @@ async def _start_attached(call: Call, entry: ExecEntry, wire: ExecStartWire) -> 
             outputs = frozenset(
                 stream for stream, wanted in ((STDOUT, stdout), (STDERR, stderr)) if wanted
             )
-            await join(attached, connection, stdin=stdin, outputs=outputs, framed=framed)
+            has_left = await join(
+                attached, connection, stdin=stdin, outputs=outputs, framed=framed, keys=entry.keys
+            )
+            if has_left:
+                _tell(call, exec, "exec_detach")
+                return
             # The client asks for the exit code as soon as the connection closes, so the exit
             # code must be known before.
             await _ended_or_lost(entry, connection.lost)

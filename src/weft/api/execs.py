@@ -16,10 +16,12 @@ removed."""
 
 
 class ExecEntry:
-    def __init__(self, exec: Exec, attached: tuple[bool, bool, bool]) -> None:
+    def __init__(self, exec: Exec, attached: tuple[bool, bool, bool], keys: bytes) -> None:
         self.exec = exec
         self.attached = attached
         """Whether stdin, stdout and stderr are attached."""
+        self.keys = keys
+        """With these a client leaves the command, which goes on; empty: with none."""
         self.started = False
         self.failed: int | None = None
         """Exit code of a command that could not be started: 126 or 127, as in a shell."""

@@ -19,6 +19,7 @@ from types import MappingProxyType
 
 from aiohttp import web
 
+from weft.api.detach_keys import DetachKeys
 from weft.api.errors import text_of
 from weft.api.hijack import Connection, Taken, take_over
 from weft.errors import WeftError
@@ -127,15 +128,24 @@ async def join(
     stdin: bool,
     outputs: frozenset[int],
     framed: bool,
-) -> None:
-    """Copies both directions until the program's output ends or the client is gone."""
+    keys: bytes = b"",
+) -> bool:
+    """Copies both directions until the program's output ends or the client is gone. `keys`: with
+    these the client leaves; empty: with none. Returns whether it has left with them."""
+    looked_for = DetachKeys(keys)
     async with asyncio.TaskGroup() as group:
-        feeding = group.create_task(_feed(connection, attached) if stdin else _discard(connection))
-        watching = group.create_task(connection.lost.wait())
-        showing = group.create_task(_show(attached, connection, outputs, framed))
-        await asyncio.wait((watching, showing), return_when=asyncio.FIRST_COMPLETED)
-        for task in (feeding, watching, showing):
+        feeding = group.create_task(
+            _feed(connection, attached, looked_for) if stdin else _discard(connection)
+        )
+        ends = [
+            group.create_task(looked_for.pressed.wait()),
+            group.create_task(connection.lost.wait()),
+            group.create_task(_show(attached, connection, outputs, framed)),
+        ]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for task in (feeding, *ends):
             task.cancel()
+    return looked_for.pressed.is_set()
 
 
 async def _show(
@@ -152,11 +162,12 @@ async def _show(
                 return
 
 
-async def _feed(connection: Connection, attached: Attached) -> None:
+async def _feed(connection: Connection, attached: Attached, keys: DetachKeys) -> None:
     """A program that no longer reads its input is no error: its output continues."""
     try:
         while data := await connection.read():
-            await attached.write(data)
+            if passed := keys.left_of(data):
+                await attached.write(passed)
         await attached.close_stdin()
     except (ConnectionError, WeftError) as error:
         log.debug("stream.input_ended cause=%s", error)
