@@ -199,6 +199,8 @@ def document(tree: Path, version: str, licenses: dict[str, str]) -> None:
     directory = tree / DOCUMENTATION
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         copy(path, directory / path.name)
+    for path in sorted((PACKAGING / "monitoring").iterdir()):
+        copy(path, directory / "examples" / path.name)
     pack(directory / "NEWS.md.gz", (ROOT / "CHANGELOG.md").read_bytes())
     pack(directory / "changelog.gz", changes(version).encode())
     own = (PACKAGING / "debian/copyright").read_text()

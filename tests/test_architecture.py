@@ -41,10 +41,11 @@ MAY_IMPORT = {
     "store": VALUES | {"pki", "system"},
     "api": VALUES | {"control", "pki", "runtime", "system"},
     "session": VALUES | {"pki", "system"},
+    "lens": VALUES | {"system"},
     # 5 parts
-    "engine": VALUES | {"network", "dns", "system", "linux", "runtime"},
-    "agent": VALUES | {"engine", "system", "session"},
-    "manager": VALUES | {"control", "pki", "system", "session", "store"},
+    "engine": VALUES | {"network", "dns", "system", "linux", "runtime", "lens"},
+    "agent": VALUES | {"engine", "system", "session", "lens"},
+    "manager": VALUES | {"control", "pki", "system", "session", "store", "lens"},
     # 6 whole
     "daemon": (
         VALUES
@@ -58,6 +59,7 @@ MAY_IMPORT = {
             "store",
             "api",
             "session",
+            "lens",
             "engine",
             "agent",
             "manager",

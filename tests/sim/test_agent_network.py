@@ -71,6 +71,7 @@ def test_what_others_do_to_the_network_is_repaired_within_two_seconds(
             await asyncio.sleep(1)
             desired = r.planned(*r.agent.connections.residents)
             before = await r.kernel.read(desired)
+            assert r.agent.engine.network.repairs == 0
             overlay = f"1-{r.net[:10]}"
             table = next(iter(before[HOST].tables))
             deeds: list[Operation] = [
@@ -81,6 +82,8 @@ def test_what_others_do_to_the_network_is_repaired_within_two_seconds(
             assert diff(await r.kernel.read(desired), desired)
             await asyncio.sleep(2)
             assert not diff(await r.kernel.read(desired), desired)
+            assert r.agent.engine.network.repairs > 0
+            assert r.agent.applied_revision == r.agent.assignment.revision
             await r.check_running()
 
     virtual_time.run(main())

@@ -11,6 +11,7 @@ from typing import Any
 from weft.engine.adapters import NameAdapters, NetworkAdapters, Origin
 from weft.engine.events import EventLog
 from weft.engine.local_networks import LocalNetworks
+from weft.engine.name_tally import NameTally
 from weft.engine.network import NetworkLoop
 from weft.linux.base import Kernel
 from weft.model.container import Container, ContainerConfig, ContainerState
@@ -40,7 +41,13 @@ class LocalNode:
         self.loop = NetworkLoop(self.kernel, Planner().plan, diff, self.adapters.flush_flows)
         self.events = EventLog(origin.clock)
         self.networks = LocalNetworks(
-            self.loop, self.adapters, self.events, lambda: self.running, origin, DEFAULT
+            self.loop,
+            self.adapters,
+            self.events,
+            lambda: self.running,
+            origin,
+            DEFAULT,
+            NameTally(),
         )
 
     def start(self) -> None:

@@ -62,6 +62,8 @@ class Agent:
         self.disk = Disk(data)
         self._stored = self.disk.assignment()
         self.assignment = self._stored or Assignment(node=node)
+        self._applied = 0
+        """Revision of the last assignment of which all was done when the next one came."""
         self.records = Records(self.disk.records)
         self.streams = StreamPublisher(
             {LogsRequest: self._logs, EngineStateRequest: self._engine_state},
@@ -141,6 +143,12 @@ class Agent:
 
     # --- assignments
 
+    @property
+    def applied_revision(self) -> int:
+        """Revision of the assignment that the node's network is of."""
+        is_done = self._workers and self.networking.loop.is_settled
+        return self.assignment.revision if is_done else self._applied
+
     def _change(self, change: AssignmentChange) -> None:
         """Takes over a change from a manager. The assignment is written to disk first: a container
         of a task that is not in the file would be taken for a stranger's. So new tasks are not
@@ -167,6 +175,7 @@ class Agent:
         return msgspec.structs.replace(assignment, tasks=known)
 
     def _take_over(self, assignment: Assignment) -> None:
+        self._applied = self.applied_revision
         assignment = self.retirement.seen(assignment)
         old, self.assignment = self.assignment, assignment
         first = not self._workers

@@ -22,7 +22,7 @@ from weft.agent.revocations import ManagerRevoked, RevocationWatch
 from weft.errors import Forbidden, WeftError, described
 from weft.model.assignment import AssignmentChange
 from weft.model.ids import TaskId
-from weft.model.meta import SECOND
+from weft.model.meta import SECOND, Nanoseconds
 from weft.model.sandbox import NodeFacts
 from weft.model.task import TaskStatus
 from weft.session.base import AgentSession, Echo, SessionClosed
@@ -149,6 +149,11 @@ class Uplink:
     def expired(self) -> bool:
         """There is no session and can be none: the node's certificate has expired."""
         return not self.connected and self._renewal is not None and self._renewal.expired
+
+    @property
+    def expires(self) -> Nanoseconds | None:
+        """When this node's certificate expires; None if it has none that can be used."""
+        return self._renewal.expires if self._renewal is not None else None
 
     def report(self, task: TaskId, status: TaskStatus) -> None:
         self._pending[task] = status

@@ -9,6 +9,7 @@ allocate after the change is committed. Errors are those of `weft.errors`, with 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
+from weft.api.request_tally import RequestTally
 from weft.model.bridge_network import BridgeNetwork, BridgeNetworkSpec
 from weft.model.cluster import Cluster, ClusterSpec, JoinTokens, RootCa
 from weft.model.container import Container, NodeEvent
@@ -355,6 +356,11 @@ class Node(Protocol):
 
     def health(self, container: Container) -> Health | None:
         """None for a container without a health check, or that has not been started."""
+        ...
+
+    async def metrics(self, requests: RequestTally) -> str:
+        """All metrics of this host, a page in Prometheus' text format. `requests`: what the API was
+        asked."""
         ...
 
     def events(self, since: int = 0, until: int = 0) -> AsyncIterator[NodeEvent]:

@@ -17,6 +17,7 @@ from weft.api import (
     image_exchange,
     images,
     keys,
+    metrics,
     networks,
     nodes,
     plain_containers,
@@ -138,6 +139,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("PUT", "/volumes/{id}", volumes.update),
     ("DELETE", "/volumes/{id}", volumes.remove),
     # what Docker Swarm has no command for
+    ("GET", "/metrics", metrics.show),
     ("GET", "/weft/keys", keys.inspect),
     ("POST", "/weft/keys/rotate", keys.rotate),
     ("POST", "/weft/keys/update", keys.update),

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from aiohttp import web
@@ -25,6 +26,8 @@ from weft.api.call import Call, Handler
 from weft.api.connection import HttpConnection
 from weft.api.errors import error_response, internal_error, message_of, status_of, text_of
 from weft.api.execs import Execs
+from weft.api.metrics import TALLY
+from weft.api.request_tally import RequestTally
 from weft.api.routes import INTERRUPTIBLE, VERSIONED, is_shared, paths
 from weft.api.streams import break_off
 from weft.api.tls import TlsListener
@@ -61,6 +64,7 @@ class ApiServer:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._execs = Execs()
+        self.tally = RequestTally()
         self._decoding = asyncio.Semaphore(DECODED_AT_ONCE)
         self._working: set[asyncio.Task[web.StreamResponse]] = set()
         self._releasing: asyncio.Task[None] | None = None
@@ -142,8 +146,10 @@ class ApiServer:
 
     def _application(self) -> web.Application:
         application = web.Application(
-            client_max_size=MAX_BODY, middlewares=[answer_errors, check_version, check_encoding]
+            client_max_size=MAX_BODY,
+            middlewares=[self._count, answer_errors, check_version, check_encoding],
         )
+        application[TALLY] = self.tally
         application.on_response_prepare.append(self._add_headers)
         for method, path, handler in paths():
             interruptible = method == "GET" or handler in INTERRUPTIBLE
@@ -179,6 +185,16 @@ class ApiServer:
                 del task
 
         return handle if interruptible else carry_through
+
+    @web.middleware
+    async def _count(self, request: web.Request, handler: "_Next") -> web.StreamResponse:
+        begun, status = perf_counter(), 0
+        try:
+            response = await handler(request)
+            status = response.status
+            return response
+        finally:
+            self.tally.add(request, status, begun)
 
     async def _catch_up(self) -> None:
         try:

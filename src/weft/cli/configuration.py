@@ -15,6 +15,10 @@ an unknown key is an error:
     tlskey = "/etc/weft/tls/key.pem"
     insecure-registries = ["registry.example:5000", "192.0.2.0/24"]
     registry-mirrors = ["https://mirror.example"]
+    metrics-address = "0.0.0.0:9323"
+    metrics-cacert = "/etc/weft/metrics/ca.pem"
+    metrics-cert = "/etc/weft/metrics/cert.pem"
+    metrics-key = "/etc/weft/metrics/key.pem"
     store = "etcd://192.0.2.21:2379,192.0.2.22:2379"
     store-cacert = "/etc/weft/store/ca.pem"
     store-cert = "/etc/weft/store/cert.pem"
@@ -29,7 +33,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from weft.api.tls import server_context
-from weft.daemon.node import DaemonOptions, TcpHost
+from weft.daemon.node import DaemonOptions, MetricsAddress, TcpHost
 from weft.errors import InvalidArgument
 from weft.model.generic import GenericResource, resources_from
 from weft.model.numbers import decimal
@@ -40,6 +44,7 @@ from weft.system.tls_files import TlsFiles
 
 DEFAULT_CONFIG = Path("/etc/weft/config.toml")
 TLS_FILES = ("tlscacert", "tlscert", "tlskey")
+METRICS_FILES = ("metrics-cacert", "metrics-cert", "metrics-key")
 STORE_FILES = ("store-cacert", "store-cert", "store-key")
 DEFAULTS: dict[str, object] = {
     "data-root": "/var/lib/weft",
@@ -55,6 +60,8 @@ DEFAULTS: dict[str, object] = {
     **dict.fromkeys(TLS_FILES, ""),
     "insecure-registries": [],
     "registry-mirrors": [],
+    "metrics-address": "",
+    **dict.fromkeys(METRICS_FILES, ""),
     "store": "",
     "store-prefix": PREFIX,
     **dict.fromkeys(STORE_FILES, ""),
@@ -62,7 +69,8 @@ DEFAULTS: dict[str, object] = {
 PATHS = ("data-root", "run-dir", "netns-dir", "socket")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("text", "json")
-TLS_PORT, STORE_PORT = 2376, 2379
+TLS_PORT, STORE_PORT, METRICS_PORT = 2376, 2379, 9323
+"""The last one as in Docker's documentation of `metrics-addr`."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 TYPES: dict[type, str] = {str: "a string", bool: "true or false", list: "a list of strings"}
 _REGISTRY = re.compile(r"[A-Za-z0-9.-]+(:\d{1,5})?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
@@ -129,6 +137,7 @@ def make_options(given: Values) -> DaemonOptions:
         ),
         tcp=tuple(_tcp(h) for h in hosts if not h.startswith("unix://")),
         tls=_tls(values, next((h for h in hosts if h.startswith("tcp://")), "")),
+        metrics=_metrics(values),
         store=_store(values),
         registries=_registries(values),
     )
@@ -181,6 +190,32 @@ def _tls(values: Values, host: str) -> TlsFiles | None:
     files = TlsFiles(ca=ca, certificate=certificate, key=key)
     server_context(files)
     return files if host else None
+
+
+def _metrics(values: Values) -> MetricsAddress | None:
+    """The address for Prometheus; None if there is none. What a cluster runs is nobody else's
+    affair, so there is none without mutual TLS."""
+    text = _text(values, "metrics-address")
+    missing = [key for key in METRICS_FILES if not _text(values, key)]
+    if not text:
+        if len(missing) < len(METRICS_FILES):
+            given = ", ".join(key for key in METRICS_FILES if key not in missing)
+            raise InvalidArgument(f"cannot use {given}: metrics-address is not set")
+        return None
+    host, colon, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
+    number = decimal(port, 2**16 - 1) if colon else METRICS_PORT
+    if not number or "/" in text:
+        raise InvalidArgument(f"cannot use metrics-address {text!r}: it must be HOST:PORT")
+    if missing:
+        raise InvalidArgument(
+            f"cannot use metrics-address {text!r}: it needs mutual TLS, and {', '.join(missing)}"
+            " not set"
+        )
+    ca, certificate, key = (_absolute(name, _text(values, name)) for name in METRICS_FILES)
+    files = TlsFiles(ca=ca, certificate=certificate, key=key)
+    server_context(files)
+    address = (host if colon else text).strip("[]") or "0.0.0.0"
+    return MetricsAddress(TcpHost(address, number), files)
 
 
 def _store(values: Values) -> ExternalEtcd | None:

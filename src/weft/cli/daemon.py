@@ -48,6 +48,14 @@ from weft.system.service_manager import ServiceManager
 @click.option("--tlscert", metavar="FILE", help="The daemon's certificate.")
 @click.option("--tlskey", metavar="FILE", help="Its key.")
 @click.option(
+    "--metrics-address",
+    metavar="HOST:PORT",
+    help="Serve metrics for Prometheus here too; needs the three files.",
+)
+@click.option("--metrics-cacert", metavar="FILE", help="The CA that signs Prometheus' certificate.")
+@click.option("--metrics-cert", metavar="FILE", help="The certificate to show to Prometheus.")
+@click.option("--metrics-key", metavar="FILE", help="Its key.")
+@click.option(
     "--store",
     metavar="URL",
     help="Keep the swarm's state in an etcd that you run: etcd://HOST:PORT,HOST:PORT.",

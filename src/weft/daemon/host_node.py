@@ -13,7 +13,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 import msgspec
 
 from weft.api.backend import Swarm
+from weft.api.request_tally import RequestTally
 from weft.daemon.environment import NodeEnvironment
+from weft.daemon.metrics import HostMetrics
 from weft.daemon.recovery import forget
 from weft.daemon.swarm_node import JOIN_PATIENCE, STILL_JOINING, SwarmNode
 from weft.engine.engine import Engine
@@ -103,6 +105,7 @@ class HostNode:
         self.inside = inside
         self._environment = environment
         self._choose_addresses = choose_addresses
+        self._metrics = HostMetrics(info, self.engine, environment.data)
         self._member: SwarmNode | None = None
         self._damage = ""
         """Why the node cannot tell of which swarm it is a member."""
@@ -291,6 +294,9 @@ class HostNode:
 
     def health(self, container: Container) -> Health | None:
         return self.engine.health.of(container)
+
+    async def metrics(self, requests: RequestTally) -> str:
+        return await self._metrics.text(self._member, requests)
 
     def events(self, since: int = 0, until: int = 0) -> AsyncIterator[NodeEvent]:
         return self.engine.events.listen(since, until)

@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
+from weft.api.metrics import MetricsListener
 from weft.api.server import ApiServer
 from weft.api.turning_away import turn_away
 from weft.control.allocator.ports import OwnPorts
@@ -84,6 +85,14 @@ class TcpHost:
     port: int
 
 
+@dataclass(frozen=True)
+class MetricsAddress:
+    """Where Prometheus may read metrics, and nothing else."""
+
+    host: TcpHost
+    files: TlsFiles
+
+
 @dataclass(frozen=True, kw_only=True)
 class DaemonOptions:
     data_root: Path = Path("/var/lib/weft")
@@ -101,6 +110,7 @@ class DaemonOptions:
     tcp: tuple[TcpHost, ...] = ()
     tls: TlsFiles | None = None
     """Keys and certificates for `tcp`; without them there is no API on TCP."""
+    metrics: MetricsAddress | None = None
     store: ExternalEtcd | None = None
     """The external etcd, if any."""
     registries: RegistrySettings = USUAL
@@ -229,12 +239,15 @@ async def _run(options: DaemonOptions, manager: ServiceManager) -> int:
     info = hostinfo.read(options.data_root, time.time_ns(), options.labels, generic=options.generic)
     node = WeftNode(options, info)
     api = ApiServer(node.node)
+    metrics = MetricsListener(node.node, api.tally)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         await node.open()
         await _serve(api, options, manager.listeners())
+        if (at := options.metrics) is not None:
+            await metrics.start(at.host.address, at.host.port, at.files)
         log.info("daemon.ready version=%s data_root=%s", node.node.info.version, options.data_root)
         manager.notify(READY)
         await first(stop.wait(), node.node.failed())
@@ -244,6 +257,7 @@ async def _run(options: DaemonOptions, manager: ServiceManager) -> int:
             await node.node.host_stops()
         node.containers.look_away()
     finally:
+        await metrics.close()
         await api.close()
         await node.close()
     return 0
@@ -306,6 +320,9 @@ def _own_ports(options: DaemonOptions) -> OwnPorts:
         found["tcp", int(endpoint.rpartition(":")[2])] = f"the swarm's state is at {options.store}"
     for tcp in options.tcp:
         found["tcp", tcp.port] = f"the API listens on tcp://{tcp.address}:{tcp.port}"
+    if options.metrics is not None:
+        tcp = options.metrics.host
+        found["tcp", tcp.port] = f"metrics are at {tcp.address}:{tcp.port}"
     return found
 
 

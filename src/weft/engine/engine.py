@@ -17,6 +17,7 @@ from weft.engine.events import EventLog
 from weft.engine.health import HealthMonitor
 from weft.engine.images import RecordedImages
 from weft.engine.local_networks import LocalNetworks
+from weft.engine.name_tally import NameTally
 from weft.engine.network import NetworkLoop
 from weft.engine.volumes import Volumes
 from weft.errors import InvalidArgument, NotFound, WeftError
@@ -29,6 +30,7 @@ from weft.model.signals import signal_number
 from weft.network.diff import diff
 from weft.network.plan import Planner
 from weft.system.supervision import lasting
+from weft.system.tally import Histograms
 
 KILLED = 137
 """Exit code of a program that SIGKILL has ended."""
@@ -50,6 +52,7 @@ class Engine:
         )
         network = adapters.network
         self.network = NetworkLoop(network.kernel, Planner().plan, diff, network.flush_flows)
+        self.names = NameTally()
         self.local = LocalNetworks(
             self.network,
             network,
@@ -57,7 +60,10 @@ class Engine:
             self.runtime.containers,
             adapters.origin,
             NetworkId(views.digest(id, DEFAULT_NETWORK)),
+            self.names,
         )
+        self.container_actions = Histograms("create", "delete", "start")
+        self.network_actions = Histograms("connect", "release")
         self._dead: set[ContainerId] = set()
         """Containers whose end was told."""
 
@@ -111,6 +117,10 @@ class Engine:
     async def create(self, config: ContainerConfig, files: Sequence[MemoryFile] = ()) -> None:
         """Also makes the volumes that are missing. All or nothing, but for the volumes that have a
         name. `files`: see `Runtime.create`."""
+        with self.container_actions.timed("create"):
+            await self._create(config, files)
+
+    async def _create(self, config: ContainerConfig, files: Sequence[MemoryFile]) -> None:
         image = self.images.find(config.spec.image)
         config = await self.volumes.claimed(config, image.config)
         try:
@@ -127,7 +137,8 @@ class Engine:
         self.events.container("create", container)
 
     async def start(self, id: ContainerId, files: Sequence[MemoryFile] = ()) -> None:
-        container = await self.runtime.start(id, files)
+        with self.container_actions.timed("start"):
+            container = await self.runtime.start(id, files)
         self._dead.discard(id)
         self.volumes.mounted(container)
         self.events.container("start", container)
@@ -202,6 +213,10 @@ class Engine:
     async def remove(self, id: ContainerId, *, volumes: bool = True) -> None:
         """Removes a container and its log; a missing container is no error. One that runs dies
         first. `volumes`: also removes the volumes that have no name."""
+        with self.container_actions.timed("delete"):
+            await self._remove(id, volumes)
+
+    async def _remove(self, id: ContainerId, volumes: bool) -> None:
         container = self.container(id)
         if container is not None and container.state is ContainerState.RUNNING:
             await self._kill_and_remove(container)

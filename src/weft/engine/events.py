@@ -20,6 +20,12 @@ class EventLog:
         self._clock = clock
         self._past: deque[NodeEvent] = deque(maxlen=REMEMBERED)
         self._listeners: set[asyncio.Queue[NodeEvent | None]] = set()
+        self.total = 0
+        """All events so far."""
+
+    @property
+    def listeners(self) -> int:
+        return len(self._listeners)
 
     @property
     def past(self) -> tuple[NodeEvent, ...]:
@@ -27,6 +33,7 @@ class EventLog:
 
     def add(self, event: NodeEvent) -> None:
         self._past.append(event)
+        self.total += 1
         for queue in tuple(self._listeners):
             if queue.qsize() >= UNREAD:
                 self._listeners.discard(queue)

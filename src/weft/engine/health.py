@@ -18,6 +18,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from time import perf_counter
 
 import msgspec
 
@@ -36,6 +37,7 @@ from weft.model.ids import ContainerId
 from weft.model.meta import SECOND, Nanoseconds
 from weft.runtime.base import Attached, Exec, Images, Runtime
 from weft.system.supervision import ended, lasting
+from weft.system.tally import Histogram
 from weft.system.waiting import first
 
 log = logging.getLogger(__name__)
@@ -82,6 +84,9 @@ class HealthMonitor:
         self._clock = clock
         self._watches: dict[ContainerId, _Watch] = {}
         self._slots = asyncio.Semaphore(os.cpu_count() or 1)
+        self.start_seconds = Histogram()
+        """How long it took to start each probe's command."""
+        self.probes = self.failed_probes = 0
 
     def of(self, container: Container) -> Health | None:
         """The container's health; None if it has no check or has not been started. A container that
@@ -148,6 +153,8 @@ class HealthMonitor:
 
     def _take(self, watch: _Watch, result: ProbeResult) -> None:
         before, container = watch.health, watch.container
+        self.probes += 1
+        self.failed_probes += result.exit_code != 0
         watch.put(before.after(result, watch.check, container.started_at))
         if watch.health.status is not before.status:
             log.info("health.turned container=%s status=%s", container.id[:12], watch.health.status)
@@ -202,9 +209,12 @@ class HealthMonitor:
         line = f"{argv[0]} {' '.join(argv[1:])}"
         self._events.container(f"exec_create: {line}", container, execID=command.id)
         self._events.container(f"exec_start: {line}", container, execID=command.id)
+        begun = perf_counter()
         try:
             async with asyncio.timeout(START_PATIENCE):
-                return command, await command.start()
+                streams = await command.start()
+                self.start_seconds.add(perf_counter() - begun)
+                return command, streams
         except TimeoutError:
             raise WeftError(
                 f"timed out starting health check for container {container.id}"

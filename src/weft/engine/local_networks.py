@@ -24,6 +24,7 @@ from weft.engine.adapters import NetworkAdapters, Origin
 from weft.engine.events import EventLog
 from weft.engine.footprint import of_bridge, of_local
 from weft.engine.local_book import NONE, LocalBook
+from weft.engine.name_tally import NameTally
 from weft.engine.network import NetworkLoop
 from weft.engine.resolver import REOPEN_PAUSE, Resolvers
 from weft.errors import Forbidden, NotFound, OperationFailed, Unavailable, WeftError
@@ -56,6 +57,7 @@ class LocalNetworks:
         containers: Callable[[], Iterable[Container]],
         origin: Origin,
         default: NetworkId,
+        names: NameTally,
     ) -> None:
         """`default`: id of the network `bridge`."""
         self._loop = loop
@@ -63,7 +65,7 @@ class LocalNetworks:
         self._containers = containers
         self._book = LocalBook(adapters, origin, default, lambda: loop.swarm)
         self._resolvers: Resolvers[LocalSandbox] = Resolvers(
-            adapters, self._zone, lambda place: place.dns_servers
+            adapters, self._zone, lambda place: place.dns_servers, names
         )
         self._answering: set[asyncio.Task[None]] = set()
 

@@ -22,6 +22,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from time import perf_counter
 
 from weft.engine.adapters import FlushFlows
 from weft.engine.footprint import Failure, Footprint, links_of
@@ -32,6 +33,7 @@ from weft.network.flows import Place, stale_flows
 from weft.network.kernel_state import HOST, KernelState, Namespace
 from weft.network.operations import ChangeTable, Operation, ReplaceTable
 from weft.system.supervision import lasting
+from weft.system.tally import Histogram
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +94,17 @@ class NetworkLoop:
         self._stale: set[Place] = set()
         """Flows that the kernel is to forget."""
         self._some_stale = asyncio.Event()
+        self._unsettled = 0.0
+        """Since when there is something desired that no round has dealt with, by `perf_counter`."""
+        self.seconds = Histogram()
+        """How long each round took."""
+        self.operations = self.repairs = 0
+        """Operations so far; those that mended what others had changed."""
+
+    @property
+    def behind(self) -> float:
+        """Seconds since something was desired that no round has dealt with."""
+        return 0.0 if self.is_settled else perf_counter() - self._unsettled
 
     def desire_swarm(self, part: SwarmPart | None) -> None:
         """Sets the swarm's part from now on; None for a node that is in no swarm."""
@@ -114,10 +127,15 @@ class NetworkLoop:
         """Announces a part of the swarm that may not be applied yet: callers that wait for it wait
         for the next `desire_swarm`."""
         self._is_postponed = True
+        self._want()
+
+    def _want(self) -> None:
+        if self.is_settled:
+            self._unsettled = perf_counter()
         self._wanted += 1
 
     def _desire(self) -> None:
-        self._wanted += 1
+        self._want()
         if self._untold:
             return
         self._desired = Desired(self._swarm, self._local)
@@ -213,7 +231,7 @@ class NetworkLoop:
         self._hurry.clear()
 
     async def _converge(self, wanted: Desired) -> None:
-        generation = self._known
+        generation, begun = self._known, perf_counter()
         stale: set[Place] = set()
         try:
             before = self._planned or self._plan_first(stale)
@@ -233,7 +251,8 @@ class NetworkLoop:
         self._stale |= stale
         if self._stale:
             self._some_stale.set()
-        self._done = generation
+        self._done, self._unsettled = generation, begun
+        self.seconds.add(perf_counter() - begun)
         self._round.set()
         self._round = asyncio.Event()
 
@@ -288,6 +307,9 @@ class NetworkLoop:
             self._actual = dict(desired.namespaces)
             return []
         log.info("network.apply operations=%d", len(operations))
+        self.operations += len(operations)
+        if self._done == self._known and not self.failures:
+            self.repairs += len(operations)  # nothing else was desired since it was so
         try:
             await self._kernel.apply(operations)
         except OperationFailed as error:

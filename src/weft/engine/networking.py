@@ -43,7 +43,9 @@ class Networking:
         self.loop = engine.network
         self._encryption = Encryption(adapters.esp, adapters.no_esp, facts, self._desire)
         self._names = NameCache()
-        self._resolvers: Resolvers[Sandbox] = Resolvers(adapters, self._zone, self._name_servers)
+        self._resolvers: Resolvers[Sandbox] = Resolvers(
+            adapters, self._zone, self._name_servers, engine.names
+        )
         self._overlays = Overlays()
         self._residents: dict[WorkloadId, Resident] = {}
 
@@ -102,18 +104,23 @@ class Networking:
     async def connect(self, sandbox: Sandbox) -> None:
         """Returns when network and names work for the sandbox, which must have been desired. Raises
         `OperationFailed`."""
+        with self._engine.network_actions.timed("connect"):
+            await self._connect(sandbox)
+        self._tell("connect", sandbox)
+
+    async def _connect(self, sandbox: Sandbox) -> None:
         for network in sandbox.ports:
             view = self._overlays.networks.get(network)
             if view is not None and view.definition.encrypted:
                 await self._encryption.ready(view.definition.name)
         await self._answer(sandbox)
-        self._tell("connect", sandbox)
 
     async def release(self, sandbox: Sandbox) -> None:
         """Returns when nothing of the sandbox, which must be no longer desired, is left in the
         kernel."""
         self._resolvers.close(sandbox)
-        await self.loop.gone(of_sandbox(sandbox))
+        with self._engine.network_actions.timed("release"):
+            await self.loop.gone(of_sandbox(sandbox))
         self._tell("disconnect", sandbox)
 
     async def answer_again(self, sandbox: Sandbox) -> None:

@@ -12,6 +12,7 @@ import random
 import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 from weft.dns import codec
@@ -19,6 +20,7 @@ from weft.dns.resolver import Forward, answer, failure
 from weft.dns.zone import Zone
 from weft.engine.adapters import NetworkAdapters
 from weft.engine.forwarder import Forwarder, NameServers
+from weft.engine.name_tally import NameTally, Source
 from weft.model.local_sandbox import LocalSandbox
 from weft.model.sandbox import RESOLVER_ADDRESS, RESOLVER_PORT, Sandbox
 
@@ -46,7 +48,9 @@ class SandboxResolver:
         zone: Callable[[], Zone],
         servers: Callable[[], NameServers],
         forwarder: Forwarder,
+        tally: NameTally,
     ) -> None:
+        self._tally = tally
         self._udp = udp
         self._tcp = tcp
         self._zone = zone
@@ -81,20 +85,27 @@ class SandboxResolver:
             except OSError as error:
                 log.info("resolver.receive_failed cause=%s", error)
                 return
+            begun = perf_counter()
             reply = answer(query, self._zone(), self._rng, "udp")
             if isinstance(reply, Forward):
-                self._forward(reply.query, client)
-            elif reply is not None:
+                self._forward(reply.query, client, begun)
+                continue
+            if reply is not None:
                 self._send(reply, client)
+            self._tally.add(reply, "here", "udp", begun)
 
-    def _forward(self, query: bytes, client: Address) -> None:
+    def _forward(self, query: bytes, client: Address, begun: float) -> None:
         if self._forwarder.is_full:
-            self._send(failure(query, codec.REFUSED), client)
+            refusal = failure(query, codec.REFUSED)
+            self._send(refusal, client)
+            self._tally.add(refusal, "here", "udp", begun)
         else:
-            self._spawn(self._forward_and_send(query, client))
+            self._spawn(self._forward_and_send(query, client, begun))
 
-    async def _forward_and_send(self, query: bytes, client: Address) -> None:
-        self._send(await self._forwarder.ask(query, self._servers(), "udp"), client)
+    async def _forward_and_send(self, query: bytes, client: Address, begun: float) -> None:
+        reply = await self._forwarder.ask(query, self._servers(), "udp")
+        self._send(reply, client)
+        self._tally.add(reply, "forwarded", "udp", begun)
 
     def _send(self, reply: bytes, client: Address) -> None:
         try:
@@ -137,12 +148,17 @@ class SandboxResolver:
             writer.close()
 
     async def _answer_tcp(self, query: bytes) -> bytes | None:
+        begun = perf_counter()
+        source: Source = "here"
         reply = answer(query, self._zone(), self._rng, "tcp")
-        if not isinstance(reply, Forward):
-            return reply
-        if self._forwarder.is_full:
-            return failure(query, codec.REFUSED)
-        return await self._forwarder.ask(query, self._servers(), "tcp")
+        if isinstance(reply, Forward):
+            if self._forwarder.is_full:
+                reply = failure(query, codec.REFUSED)
+            else:
+                reply = await self._forwarder.ask(query, self._servers(), "tcp")
+                source = "forwarded"
+        self._tally.add(reply, source, "tcp", begun)
+        return reply
 
 
 S = TypeVar("S", Sandbox, LocalSandbox)
@@ -156,6 +172,7 @@ class Resolvers(Generic[S]):
         adapters: NetworkAdapters,
         zone: Callable[[S], Zone],
         named: Callable[[S], tuple[str, ...]],
+        tally: NameTally,
     ) -> None:
         """`zone`: the names that the sandbox may see. `named`: the name servers that its user
         named."""
@@ -163,6 +180,7 @@ class Resolvers(Generic[S]):
         self._zone: Callable[[S], Zone] = zone
         self._named: Callable[[S], tuple[str, ...]] = named
         self._forwarder = Forwarder(adapters.names.open_socket)
+        self._tally = tally
         self._open: dict[str, SandboxResolver] = {}
 
     def has(self, sandbox: S) -> bool:
@@ -177,7 +195,11 @@ class Resolvers(Generic[S]):
             self._namespace_file(sandbox), RESOLVER_ADDRESS, RESOLVER_PORT
         )
         resolver = SandboxResolver(
-            *sockets, lambda: self._zone(sandbox), lambda: self._servers(sandbox), self._forwarder
+            *sockets,
+            lambda: self._zone(sandbox),
+            lambda: self._servers(sandbox),
+            self._forwarder,
+            self._tally,
         )
         if sandbox.id in self._open:
             resolver.close()

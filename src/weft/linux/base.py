@@ -1,12 +1,25 @@
 """The Protocols by which the rest of the program uses a kernel. `linux/kernel.py` is the real
 kernel, `linux/fake.py` one in memory that behaves like it."""
 
-from collections.abc import Iterable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol
 
 from weft.model.encryption import Protection
 from weft.network.kernel_state import KernelState
 from weft.network.operations import Operation
+
+
+class LinkTraffic(NamedTuple):
+    """What a network device has counted since it was made (`struct rtnl_link_stats64`)."""
+
+    received_packets: int
+    sent_packets: int
+    received_bytes: int
+    sent_bytes: int
+    receive_errors: int
+    send_errors: int
+    receive_dropped: int
+    send_dropped: int
 
 
 class Kernel(Protocol):
@@ -27,6 +40,11 @@ class Kernel(Protocol):
         """Waits until something changed in one of our namespaces (by us or by others). Gives the
         names of all namespaces that changed since the last call, including those that change within
         50 ms of the first."""
+        ...
+
+    async def traffic(self) -> Mapping[str, Mapping[str, LinkTraffic]]:
+        """What the VXLAN devices have carried, by namespace and device; without namespaces that
+        have none. Raises `OperationFailed`."""
         ...
 
     async def close(self) -> None:

@@ -12,10 +12,11 @@ caller can be cancelled. `print(kernel)` shows the whole state as the commands t
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Interface, IPv4Network
 
 from weft.errors import OperationFailed
+from weft.linux.base import LinkTraffic
 from weft.linux.fake_namespace import Device, FakeNamespace, Refused
 from weft.model.addresses import DEFAULT_UNDERLAY_MTU, mac_for
 from weft.network import operations as op
@@ -87,6 +88,16 @@ class FakeKernel:
         self._wake.clear()
         names, self._changed = self._changed, set()
         return names
+
+    async def traffic(self) -> Mapping[str, Mapping[str, LinkTraffic]]:
+        """See `linux.base.Kernel.traffic`. Packets are followed here, not counted."""
+        await asyncio.sleep(0)
+        nothing = LinkTraffic(*[0] * len(LinkTraffic._fields))
+        found = {
+            name: {n: nothing for n, link in shown.links.items() if isinstance(link.kind, Vxlan)}
+            for name, shown in ((name, space.read(())) for name, space in self.spaces.items())
+        }
+        return {name: devices for name, devices in found.items() if devices}
 
     async def close(self) -> None:
         """See `linux.base.Kernel.close`."""

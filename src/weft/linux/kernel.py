@@ -10,11 +10,13 @@ host's own namespace is touched, and namespaces in the given directory with name
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from weft.errors import OperationFailed, cause_of
+from weft.linux.base import LinkTraffic
 from weft.linux.handles import Handle, Handles
+from weft.linux.netlink import link
 from weft.linux.reader import read_namespace
 from weft.linux.tables import Tables
 from weft.linux.watch import Watch
@@ -61,6 +63,23 @@ class RealKernel:
     async def changed(self) -> set[str]:
         """See `linux.base.Kernel.changed`."""
         return await self._watching().changed()
+
+    async def traffic(self) -> Mapping[str, Mapping[str, LinkTraffic]]:
+        """See `linux.base.Kernel.traffic`."""
+        found = {}
+        async with self._turn:
+            for handle in self._handles:
+                try:
+                    bodies = handle.route.dump(*link.dump_statistics())
+                except OSError as error:
+                    raise OperationFailed(
+                        f"cannot read network namespace {handle.name}: {cause_of(error)}"
+                    ) from error
+                devices = dict(filter(None, map(link.decode_statistics, bodies)))
+                if devices:
+                    found[handle.name] = devices
+                await asyncio.sleep(0)
+        return found
 
     async def close(self) -> None:
         """See `linux.base.Kernel.close`."""

@@ -135,6 +135,16 @@ class Dispatcher:
         self._changes.close()
         self._end_all("the manager is stopping")
 
+    @property
+    def sessions(self) -> int:
+        """Nodes with a session with this manager."""
+        return len(self._links)
+
+    @property
+    def behind(self) -> int:
+        """Of these, the nodes that were not sent their newest assignment yet."""
+        return sum(link.is_behind for link in self._links.values())
+
     # --- sessions
 
     async def serve(self, session: ManagerSession) -> None:

@@ -52,6 +52,8 @@ class Leader:
         self._ports = ports
         self._host = host
         self._membership = membership
+        self.loops: tuple[ControlLoop, ...] = ()
+        """Those that run: none while another manager leads."""
 
     async def run(self) -> None:
         """Runs until cancelled."""
@@ -92,12 +94,14 @@ class Leader:
             self._loop("rotation", ("cluster", "node"), whole(self._finish_rotation)),
             self._loop("sealing", CLUSTER, whole(self._seal)),
         )
+        self.loops = loops
         try:
             async with asyncio.TaskGroup() as group:
                 for loop in loops:
                     group.create_task(loop.run(), name=loop.name)
                 group.create_task(lasting("members", self._membership.run), name="members")
         finally:
+            self.loops = ()
             for loop in loops:
                 loop.close()
 

@@ -10,11 +10,13 @@ and calls the function again after a growing pause."""
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
+from time import perf_counter
 
 from weft.manager.transaction import transact
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.state import Change, ClusterState, Decision, Event, Kind
 from weft.store.base import Store
+from weft.system.tally import Histogram
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,14 @@ class ControlLoop:
         self._reconcile = reconcile
         self._changes = store.subscribe(kinds)
         self._events: list[Event] | None = None
+        self.seconds = Histogram()
+        """How long each run took, with its commit."""
+        self.failures = 0
+
+    @property
+    def waiting(self) -> int:
+        """Events that no committed decision has seen."""
+        return len(self._events or ()) + self._changes.waiting
 
     async def run(self) -> None:
         """Runs until cancelled."""
@@ -68,6 +78,7 @@ class ControlLoop:
                 backoff = FIRST_BACKOFF
             except Exception:
                 self._events = None
+                self.failures += 1
                 log.exception("loop.failed name=%s retry_after=%ss", self.name, backoff)
                 await asyncio.sleep(backoff)
                 backoff = min(2 * backoff, MAX_BACKOFF)
@@ -106,7 +117,9 @@ class ControlLoop:
             decision = self._reconcile(state, self._clock(), self._events)
             return decision.changes
 
+        begun = perf_counter()
         await transact(self._store, decide)
+        self.seconds.add(perf_counter() - begun)
         self._events = []
         return decision
 

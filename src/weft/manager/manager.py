@@ -13,7 +13,9 @@ import logging
 
 from weft.control.requests import nodes
 from weft.errors import Unavailable
-from weft.manager import admission
+from weft.lens import catalogue as metric
+from weft.lens.page import Page
+from weft.manager import admission, metrics
 from weft.manager.autolock import Autolock
 from weft.manager.broker import StreamBroker
 from weft.manager.certificates import Certificates, known_manager, known_peer
@@ -75,7 +77,10 @@ class Manager:
         self._ports = ports
         self._host = host = host or HostSettings()
         clock = ports.clock
-        self._statuses = StatusWriter(store)
+        self._kv = kv
+        self._loops: tuple[ControlLoop, ...] = ()
+        """Those that run on every manager."""
+        self._statuses = StatusWriter(store, clock)
         self._membership = Membership(own, store, leadership, kv, host.no_members, ports.refuse)
         self._vault = Vault(own, store, leadership, ports)
         self._leader = Leader(own, store, leadership, ports, host, self._membership, self._vault)
@@ -118,6 +123,7 @@ class Manager:
         liveness = ControlLoop(
             "liveness", self._store, self._ports.clock, _HEARTBEATS, whole(self._find_silent)
         )
+        self._loops = (liveness,)
         parts = {
             "statuses": self._statuses.run,
             "dispatcher": self._dispatcher.run,
@@ -135,6 +141,7 @@ class Manager:
                 for name, run in parts.items():
                     group.create_task(lasting(name, run), name=name)
         finally:
+            self._loops = ()
             liveness.close()
 
     async def start(self) -> None:
@@ -235,6 +242,16 @@ class Manager:
     async def go_on_alone(self) -> None:
         """Makes this node the only manager: the others are lost, with their etcd members."""
         await transact(self._store, lambda state: nodes.forced_beginning(state, self._own))
+
+    async def put_metrics(self, page: Page) -> None:
+        """Raises `Unavailable` or `TimeoutError` if etcd does not answer."""
+        state, leader = self._store.state, self._leadership.leadership_status.leader
+        metrics.put_objects(page, state)
+        page.put(metric.LEADER, leader == self._own)
+        page.spread(metric.SCHEDULING_DELAY, self._statuses.scheduling_seconds)
+        metrics.put_loops(page, (*self._loops, *self._leader.loops))
+        metrics.put_sessions(page, state, self._dispatcher, self._suspicion)
+        await metrics.put_store(page, self._store, self._kv)
 
     async def resign(self) -> bool:
         """Stops being a manager. True if this is the last manager: then nothing changes."""

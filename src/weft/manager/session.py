@@ -128,6 +128,11 @@ class AgentLink:
         """The assignment that the agent has, or will get next."""
         return self._newest
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the agent was not sent the newest assignment yet."""
+        return self._newest is not self._sent
+
     def offer(self, assignment: Assignment, memo: Memo) -> None:
         """Sends this assignment in place of all that were not sent yet. `memo` is shared by the
         nodes that are offered assignments together."""

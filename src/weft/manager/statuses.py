@@ -14,10 +14,12 @@ import msgspec
 from weft.errors import WeftError
 from weft.manager.transaction import transact
 from weft.model.ids import NodeId, TaskId
+from weft.model.meta import SECOND, Nanoseconds
 from weft.model.state import Change, ClusterState, Put
-from weft.model.task import Task, TaskStatus
+from weft.model.task import Task, TaskState, TaskStatus
 from weft.store.base import Store
 from weft.system.supervision import contained
+from weft.system.tally import Histogram
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +40,11 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class StatusWriter:
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, clock: Callable[[], Nanoseconds]) -> None:
         self._store = store
+        self._clock = clock
+        self.scheduling_seconds = Histogram()
+        """From the creation of each task to its RUNNING."""
         self._reports: list[Report] = []
         self._arrived = asyncio.Event()
 
@@ -64,15 +69,29 @@ class StatusWriter:
                     await contained(f"statuses of node {report.node}", self._commit([report]))
 
     async def _commit(self, reports: Sequence[Report]) -> None:
+        begun: list[Task] = []
+
+        def decide(state: ClusterState) -> list[Change]:
+            changes = merged(state, reports)
+            objects = (change.object for change in changes if isinstance(change, Put))
+            begun[:] = (o for o in objects if isinstance(o, Task) and _begins(state, o))
+            return changes
+
         while True:
             try:
-                await transact(self._store, lambda state: merged(state, reports), independent=True)
+                await transact(self._store, decide, independent=True)
                 break
             except WeftError as error:
                 log.error("statuses.failed reports=%d cause=%s", len(reports), error)
                 await asyncio.sleep(RETRY)
+        for task in begun:
+            self.scheduling_seconds.add((self._clock() - task.meta.created_at) / SECOND)
         for report in reports:
             report.accepted()
+
+
+def _begins(state: ClusterState, task: Task) -> bool:
+    return task.state is TaskState.RUNNING and state.tasks[task.id].state < TaskState.RUNNING
 
 
 def merged(state: ClusterState, reports: Iterable[Report]) -> list[Change]:

@@ -103,6 +103,12 @@ class Suspicion:
         self._here.add(id)
         self._lost.pop(id, None)
 
+    def answers(self) -> dict[NodeId, bool]:
+        """Of the hosts that this manager monitors, whether each answers; none where it cannot
+        monitor hosts."""
+        monitor = self._host_monitor
+        return {NodeId(id): monitor.answers(id) for id in self._hosts()} if monitor else {}
+
     async def run(self) -> None:
         """Runs until cancelled."""
         async with asyncio.TaskGroup() as group:

@@ -5,6 +5,7 @@ A writer that has lost a race queues up with this manager's other losers. Where 
 milliseconds, as on etcd, all but one of many concurrent writers would lose each time."""
 
 from collections.abc import Callable, Sequence
+from time import perf_counter
 
 from weft.errors import OutOfSequence
 from weft.manager import changelog
@@ -41,9 +42,11 @@ async def _attempt(
     if not changes:
         return store.state.revision
     lines = changelog.describe(store.state, changes)
+    begun = perf_counter()
     try:
         revision = await store.commit(changes, independent=independent)
     except OutOfSequence:
         return None
+    store.commit_seconds.add(perf_counter() - begun)
     changelog.write(lines)
     return revision

@@ -71,7 +71,11 @@ class Renewal:
     @property
     def expired(self) -> bool:
         """Whether the node's certificate has expired, by this host's clock."""
-        return self._clock() >= holder(self._credential_source.credentials.certificate).expires
+        return self._clock() >= self.expires
+
+    @property
+    def expires(self) -> Nanoseconds:
+        return holder(self._credential_source.credentials.certificate).expires
 
     def begin(self) -> None:
         """Called before a connection is made, because the connection shows the present

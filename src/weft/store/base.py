@@ -10,6 +10,7 @@ from typing import Protocol
 
 from weft.model.leadership_status import LeadershipStatus
 from weft.model.state import Change, ClusterState, Event, Kind
+from weft.system.tally import Histogram
 
 
 class Subscription(Protocol):
@@ -23,6 +24,11 @@ class Subscription(Protocol):
         its next await."""
         ...
 
+    @property
+    def waiting(self) -> int:
+        """The number of events that `take` would give."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -31,6 +37,8 @@ class Store(Protocol):
     """A writer that has lost a race holds this lock until it has committed, so the losers on one
     store write one after the other. Where a commit takes milliseconds, all but one of many
     concurrent writers would lose each time."""
+    commit_seconds: Histogram
+    """How long commits took, those of lost races left out."""
 
     @property
     def state(self) -> ClusterState:

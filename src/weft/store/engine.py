@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Sequence
 from weft.errors import Unavailable
 from weft.model.meta import Nanoseconds
 from weft.model.state import Change, Check, ClusterState, Event, Kind, Object, Put, Remove, stamped
+from weft.system.tally import Histogram
 
 Clock = Callable[[], Nanoseconds]
 
@@ -47,6 +48,10 @@ class EventSubscription:
         if not self._closed:
             self._changed.clear()
         return events
+
+    @property
+    def waiting(self) -> int:
+        return len(self._pending)
 
     def offer(self, events: Sequence[Event]) -> None:
         wanted = [event for event in events if event.kind in self._kinds]
@@ -93,6 +98,7 @@ class Engine:
         self._state = state
         self._readers = Readers()
         self.turn = asyncio.Lock()
+        self.commit_seconds = Histogram()
         self._closed = False
 
     @property

@@ -46,6 +46,50 @@ def pems(tmp_path: Path) -> dict[str, object]:
     }
 
 
+def metrics_files(pems: dict[str, object]) -> dict[str, object]:
+    names = {"tlscacert": "metrics-cacert", "tlscert": "metrics-cert", "tlskey": "metrics-key"}
+    return {name: pems[key] for key, name in names.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "port"),
+    [
+        ("192.0.2.1:9324", "192.0.2.1", 9324),
+        ("[::1]:9323", "::1", 9323),
+        ("[::1]", "::1", 9323),
+        ("node1", "node1", 9323),
+        (":9323", "0.0.0.0", 9323),
+    ],
+)
+def test_an_address_for_metrics(
+    pems: dict[str, object], text: str, address: str, port: int
+) -> None:
+    options = make_options({"metrics-address": text, **metrics_files(pems)})
+    assert options.metrics is not None
+    assert options.metrics.host == TcpHost(address, port)
+    assert str(options.metrics.files.key) == pems["tlskey"]
+    assert options.tls is None, "the API needs files of its own"
+
+
+def test_metrics_are_served_with_mutual_tls_only(pems: dict[str, object]) -> None:
+    files = metrics_files(pems)
+    with pytest.raises(InvalidArgument) as refused:
+        make_options({"metrics-address": "127.0.0.1:9323"})
+    assert str(refused.value) == (
+        "cannot use metrics-address '127.0.0.1:9323': it needs mutual TLS, and metrics-cacert,"
+        " metrics-cert, metrics-key not set"
+    )
+    with pytest.raises(InvalidArgument, match="metrics-key not set"):
+        make_options({"metrics-address": "127.0.0.1:9323", **files, "metrics-key": ""})
+    with pytest.raises(InvalidArgument, match="cannot use metrics-cacert, .*address is not set"):
+        make_options(files)
+    for wrong in ("tcp://127.0.0.1:9323", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:x"):
+        with pytest.raises(InvalidArgument, match=f"metrics-address '{wrong}': it must be HOST"):
+            make_options({"metrics-address": wrong, **files})
+    with pytest.raises(InvalidArgument, match=r"cannot use metrics-key 'key\.pem'"):
+        make_options({"metrics-address": "127.0.0.1", **files, "metrics-key": "key.pem"})
+
+
 def write(directory: Path, text: str) -> Path:
     path = directory / "config.toml"
     path.write_text(text)

@@ -13,6 +13,7 @@ import pytest
 from weft.dns.zone import NetworkNames, Zone
 from weft.engine import forwarder as forwarder_module
 from weft.engine.forwarder import Forwarder, NameServers, answers
+from weft.engine.name_tally import NameTally
 from weft.engine.resolver import MAX_CONNECTIONS, SandboxResolver
 
 LOOPBACK = "127.0.0.1"
@@ -87,6 +88,7 @@ async def resolver(
     port: int = 53,
     forwards: bool = True,
     forwarder: Forwarder | None = None,
+    tally: NameTally | None = None,
 ) -> AsyncIterator[tuple[Address, Address]]:
     from_zone = zone(forwards)
     udp, tcp = bound(socket.SOCK_DGRAM), bound(socket.SOCK_STREAM)
@@ -98,6 +100,7 @@ async def resolver(
         lambda: from_zone,
         lambda: NameServers(servers),
         forwarder or Forwarder(open_here, port),
+        tally or NameTally(),
     )
     await made.open()
     try:
@@ -163,6 +166,37 @@ def test_what_is_not_known_here_is_asked_of_the_server(replies: Replies) -> None
     async def main() -> None:
         async with upstream(replies) as (_, port), resolver((LOOPBACK,), port) as (udp, _):
             assert first(await ask_udp(udp, "example.org")) == "192.0.2.7"
+
+    asyncio.run(main())
+
+
+def test_answers_are_counted() -> None:
+    """By code, source and transport; and how long they took."""
+
+    async def main() -> None:
+        tally = NameTally()
+        async with (
+            upstream(good) as (_, port),
+            resolver((LOOPBACK,), port, tally=tally) as (udp, tcp),
+        ):
+            await ask_udp(udp, "web")
+            await ask_udp(udp, "web")
+            await ask_udp(udp, "example.org")
+            streams = await asyncio.open_connection(*tcp)
+            await ask_tcp(streams, "web")
+            streams[1].close()
+        async with resolver((), tally=tally) as (udp, _):
+            await ask_udp(udp, "example.org")
+        assert tally.answers.by_labels == {
+            ("noerror", "here", "udp"): 2,
+            ("noerror", "forwarded", "udp"): 1,
+            ("noerror", "here", "tcp"): 1,
+            ("servfail", "forwarded", "udp"): 1,
+        }
+        assert {name: s.count for name, s in tally.seconds.by_label.items()} == {
+            "here": 3,
+            "forwarded": 2,
+        }
 
     asyncio.run(main())
 

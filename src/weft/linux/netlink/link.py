@@ -10,6 +10,7 @@ import struct
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
+from weft.linux.base import LinkTraffic
 from weft.linux.netlink.attributes import (
     attribute,
     decode,
@@ -58,6 +59,9 @@ _VETH_INFO_PEER = 1
 _BRPORT = {"isolated": 33, "learning": 8, "flood": 9, "locked": 39, "hairpin": 4}
 """IFLA_BRPORT_…, by field of `BridgePort`."""
 _SKIP_STATISTICS = 8
+_IFLA_STATS64 = 23
+_STATISTICS = struct.Struct("=8Q")
+"""The beginning of `struct rtnl_link_stats64`, the fields of `LinkTraffic`."""
 _HEADER = struct.Struct("=BxHiII")
 """Family, type of hardware, index, flags, mask of flags to change."""
 
@@ -191,6 +195,21 @@ def decode_link(body: bytes) -> LinkInfo:
         port=port,
         vxlan=_decode_vxlan(info.get(_IFLA_INFO_DATA, b"")) if kind == "vxlan" else None,
     )
+
+
+def dump_statistics() -> tuple[int, bytes]:
+    """With what the devices have counted, for `decode_statistics`."""
+    return RTM_GETLINK, _header()
+
+
+def decode_statistics(body: bytes) -> tuple[str, LinkTraffic] | None:
+    """The device's name and what it has carried; None for all but VXLAN devices."""
+    found = decode(body, _HEADER.size)
+    kind = to_text(decode(found.get(_IFLA_LINKINFO, b"")).get(_IFLA_INFO_KIND, b""))
+    counted = found.get(_IFLA_STATS64, b"")
+    if kind != "vxlan" or len(counted) < _STATISTICS.size:
+        return None
+    return to_text(found.get(_IFLA_IFNAME, b"")), LinkTraffic(*_STATISTICS.unpack_from(counted))
 
 
 def _decode_vxlan(data: bytes) -> Vxlan:

@@ -35,6 +35,7 @@ from weft.store.etcd.load import Loaded, load
 from weft.store.etcd.rows import PREFIX, Keys, Transaction, from_value, transaction
 from weft.store.kept import Kept
 from weft.store.schema import CURRENT, Schema
+from weft.system.tally import Histogram
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ class EtcdStore:
         self._guard, self._schema_written = loaded.guard, loaded.schema
         self._readers = Readers()
         self.turn = asyncio.Lock()
+        self.commit_seconds = Histogram()
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._watching, self._has_majority = False, False

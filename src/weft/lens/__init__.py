@@ -1,0 +1,1 @@
+"""Looking at the running system: metrics. Changes nothing of what it looks at."""
