@@ -124,3 +124,14 @@ async def test_attach_reads_writes_and_resizes_a_container(
     assert (await runtime.wait(id)).exit_code == 4
     with pytest.raises(Conflict):
         await runtime.attach(id)
+
+
+@with_runtime
+async def test_a_command_goes_on_without_its_client(runtime: ConmonRuntime, host: Host) -> None:
+    """With more output than a pipe or a terminal holds."""
+    id = await started(runtime, "sleep", "1000")
+    for tty in (False, True):
+        script = "sleep 0.1; head -c 900000 /dev/zero && exit 7"
+        command = await runtime.exec(id, ("sh", "-c", script), tty=tty)
+        (await command.start()).close()
+        assert await command.wait() == 7, tty

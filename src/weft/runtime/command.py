@@ -3,7 +3,8 @@
 The OCI runtime starts the process with the daemon's pipes, or with a terminal whose other end it
 passes to the daemon, and exits. The process then becomes the daemon's child (see
 `process.adopt_orphans`), so the daemon reads its exit code and needs no helper process. A command
-ends with the daemon's connection to it: after a restart of the daemon nobody could read its output.
+goes on without its client, and ends with the daemon's connection to it: after a restart of the
+daemon nobody could read its output.
 """
 
 import array
@@ -101,6 +102,7 @@ class Command:
         """Ends the process if the runtime has started it already: nothing else would wait for
         it."""
         if self._streams is not None:
+            self._streams.end()
             self._streams.close()
         with suppress(OSError, ValueError):
             process = _process_of(pid_file)

@@ -143,6 +143,8 @@ class CommandStreams:
         self._outputs = outputs
         self._ready: asyncio.Queue[int] = asyncio.Queue()
         self._ended = False
+        self._left = False
+        """Whether the client has gone."""
         for fd in {*outputs, *([] if stdin is None else [stdin])}:
             os.set_blocking(fd, False)
         for fd in outputs:
@@ -175,6 +177,8 @@ class CommandStreams:
         """The command has ended. Its output is still read, but without waiting for child processes
         that it left."""
         self._ended = True
+        if self._left:
+            self._close_all()
         for fd in self._outputs:
             asyncio.get_running_loop().remove_reader(fd)
             self._ready.put_nowait(fd)
@@ -209,6 +213,23 @@ class CommandStreams:
             fcntl.ioctl(self._stdin, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def close(self) -> None:
+        """The client goes, and the command goes on, as in Docker: it gets no more input, and its
+        output is dropped. A pipe that nobody reads would end it or make it wait; so would a
+        terminal that is closed."""
+        if self._ended or self._left:
+            self._close_all()
+            return
+        self._left = True
+        self._close_input()
+        for fd in self._outputs:
+            asyncio.get_running_loop().remove_reader(fd)
+            asyncio.get_running_loop().add_reader(fd, self._drop, fd)
+
+    def _drop(self, fd: int) -> None:
+        if _read(fd) == b"":
+            self._close_output(fd)
+
+    def _close_all(self) -> None:
         for fd in list(self._outputs):
             self._close_output(fd)
         self._close_input()
