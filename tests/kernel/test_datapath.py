@@ -323,6 +323,30 @@ def test_a_container_that_is_about_to_stop_resets_nobody(bed: Bed) -> None:
         connect(client, HOSTS[0], CLOSED)
 
 
+def test_a_container_that_is_about_to_stop_refuses_no_container(bed: Bed) -> None:
+    """A caller whose host is behind asks a virtual address, or a container that it knows: a program
+    that listens answers, and where none does any more, the SYN gets no answer."""
+    caller, virtual_address = tasks(bed, "direct")[0], virtual(bed, "mynet", "webapp")
+    own = own_address(bed, tasks(bed, "webapp")[2], "mynet")
+    with connect(bed.sandbox(caller), own, 80) as standing:
+        hello(standing)
+        bed.swarm.closed |= set(tasks(bed, "webapp"))
+        bed.apply()
+        try:
+            assert ask(bed.sandbox(caller), virtual_address, 80)["name"] in tasks(bed, "webapp")
+            for address in (virtual_address, own):
+                with netns.run_in(bed.sandbox(caller), socket.socket) as sock:
+                    sock.settimeout(0.2)
+                    assert sock.connect_ex((address, 81)) == errno.EAGAIN
+            assert echoes(standing)
+        finally:
+            bed.swarm.closed.clear()
+            bed.apply()
+        assert echoes(standing)
+    with pytest.raises(ConnectionRefusedError):
+        connect(bed.sandbox(caller), virtual_address, 81)
+
+
 def test_a_virtual_address_without_tasks_is_refused(bed: Bed) -> None:
     address = virtual(bed, "mynet", "dead")
     with pytest.raises(ConnectionRefusedError):

@@ -36,7 +36,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     is_leaving: bool = False
     """Whether the workload is to stop: its host-mode ports take no new connections."""
     is_closed: bool = False
-    """Whether its stop signal comes next: its container takes no new connections by the mesh."""
+    """Whether its stop signal comes next: its container takes no new connections by the mesh, and
+    refuses none on its overlays."""
 
 
 class Resident(NamedTuple):

@@ -25,6 +25,7 @@ from weft.network import (
     encryption,
     gateway,
     ingress,
+    late_syn,
     loadbalancer,
     overlay,
     reply,
@@ -247,7 +248,9 @@ class _SwarmRound:
             yield peers.part
         here = self._attached.get(id, ())
         yield from self._keep(
-            ("guard", id), (definition, *here), lambda: [source_guard.guard(definition, here)]
+            ("guard", id),
+            (definition, *here),
+            lambda: [source_guard.guard(definition, here), late_syn.silence(definition, here)],
         )
         if own is None or overlay.segment_of(definition, own.address.ip) is None:
             return

@@ -369,6 +369,7 @@ STATEMENTS = (
     _statement(r"meta l4proto \. th dport @(\S+)", lambda m, f, r: _service(f) in r.elements[m[1]]),
     _statement(r"meta l4proto (!= )?(\{ .+? \}|\w+)", _protocol),
     _statement(r"(tcp|udp) dport (\d+)", lambda m, f, r: _service(f) == f"{m[1]} . {m[2]}"),
+    _statement(r"tcp flags & \(fin \| syn \| rst \| ack\) == rst \| ack tcp sequence 0", lambda m, f, r: False),
     _statement(r"@th,96,24 \{ (.+?) \}", lambda m, f, r: str(f.vni) in m[1].split(", ")),
     _statement(r"fib daddr type local", lambda m, f, r: f.is_local(f.packet.destination)),
     _statement(r"ct state (\S+)", lambda m, f, r: f.state in m[1].split(",")),
