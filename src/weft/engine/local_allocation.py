@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 from weft.errors import Exhausted, Forbidden, InvalidArgument, OperationFailed
 from weft.model.addresses import Port, Protocol
 from weft.model.bridge_network import BridgeNetwork
+from weft.model.host_ports import HostPort, HostPorts
 from weft.model.network import Pool
 from weft.model.service import PublishedPort
 
@@ -18,8 +19,6 @@ POOLS = (
 EPHEMERAL = range(32768, 61000)
 """Ports of the host for containers whose users name none: the kernel's own range, as in Docker."""
 OVERLAP = "invalid pool request: Pool overlaps with other one on this address space"
-Binding = tuple[IPv4Address | None, Protocol, Port]
-"""A port of the host, on one address or on all (None)."""
 Check = Callable[[Protocol, Port, IPv4Address | None], None]
 
 
@@ -78,23 +77,17 @@ class WantedPort(PublishedPort, frozen=True):
 
 
 class _Held:
-    """Ports of the host that are taken. An image may expose thousands, and each is looked up."""
+    """Ports of the host that are taken, and how far each search for a free one has come."""
 
-    def __init__(self, taken: Iterable[Binding]) -> None:
-        self._addresses: dict[tuple[Protocol, Port], set[IPv4Address | None]] = {}
+    def __init__(self, taken: Iterable[HostPort]) -> None:
+        self._ports = HostPorts.of(taken)
         self._searches: dict[tuple[range, Protocol, IPv4Address | None], Iterator[Port]] = {}
-        for binding in taken:
-            self.add(binding)
 
-    def add(self, binding: Binding) -> None:
-        address, protocol, number = binding
-        self._addresses.setdefault((protocol, number), set()).add(address)
+    def add(self, port: HostPort) -> None:
+        self._ports.count(port, 1)
 
-    def has(self, wanted: Binding) -> bool:
-        """A port on all addresses excludes the same port on one of them."""
-        address, protocol, number = wanted
-        others = self._addresses.get((protocol, number), ())
-        return bool(others) and (address is None or None in others or address in others)
+    def has(self, wanted: HostPort) -> bool:
+        return self._ports.has(wanted)
 
     def untried(
         self, numbers: range, protocol: Protocol, address: IPv4Address | None
@@ -106,7 +99,7 @@ class _Held:
 def choose_ports(
     wanted: Sequence[PublishedPort],
     binding: IPv4Address | None,
-    taken: Iterable[Binding],
+    taken: Iterable[HostPort],
     check: Check,
 ) -> tuple[PublishedPort, ...]:
     """All the ports, or none. A port that is wanted under one number gets it before others choose
@@ -120,7 +113,7 @@ def choose_ports(
         address = port.host_address or binding
         choose = _free_port if len(numbers) > 1 else _own_port
         number = choose(port, numbers, held, address, check)
-        held.add((address, port.protocol, number))
+        held.add(HostPort(port.protocol, number, address))
         chosen[place] = PublishedPort(
             target=port.target,
             published=number,
@@ -148,7 +141,7 @@ def _own_port(
     check: Check,
 ) -> Port:
     """The only one that will do."""
-    if held.has((address, port.protocol, numbers[0])):
+    if held.has(HostPort(port.protocol, numbers[0], address)):
         raise taken_port(address, numbers[0])
     check(port.protocol, numbers[0], address)
     return numbers[0]
@@ -170,7 +163,7 @@ def _free_port(
 ) -> Port:
     """The first that is free."""
     for number in held.untried(numbers, port.protocol, address):
-        if held.has((address, port.protocol, number)):
+        if held.has(HostPort(port.protocol, number, address)):
             continue
         try:
             check(port.protocol, number, address)

@@ -10,7 +10,6 @@ import msgspec
 from weft.engine import local_views
 from weft.engine.adapters import NetworkAdapters, Origin
 from weft.engine.local_allocation import (
-    Binding,
     check_subnet,
     choose_address,
     choose_ports,
@@ -35,6 +34,7 @@ from weft.model.bridge_network import (
     BridgeNetworkSpec,
 )
 from weft.model.endpoint_settings import EndpointSettings
+from weft.model.host_ports import HostPort
 from weft.model.ids import CONTAINER_ID_BYTES, ContainerId, NetworkId, hex_id
 from weft.model.local_sandbox import BridgeEndpoint, LocalSandbox
 from weft.model.network import Pool
@@ -137,7 +137,7 @@ class LocalBook:
     def publishes(self, port: PublishedPort) -> bool:
         """Whether the host's port belongs to one of this node's own containers."""
         own = (taken for place in self.sandboxes.values() for taken in place.ports)
-        return any(taken.meets(port) for taken in own)
+        return any(taken.host_port.meets(port.host_port) for taken in own)
 
     # --- changes, on disk when they return
 
@@ -291,10 +291,10 @@ class LocalBook:
             ) from error
         return msgspec.structs.replace(place, ports=chosen)
 
-    def _taken_ports(self, container: ContainerId) -> Iterator[Binding]:
+    def _taken_ports(self, container: ContainerId) -> Iterator[HostPort]:
         for place in self.sandboxes.values():
             if place.container != container:
-                yield from ((p.host_address, p.protocol, p.published) for p in place.ports)
+                yield from (port.host_port for port in place.ports)
         part = self._swarm()
-        for protocol, number in swarm_ports(part) if part is not None else ():
-            yield None, protocol, number
+        if part is not None:
+            yield from swarm_ports(part)

@@ -11,6 +11,7 @@ from weft.model.addresses import Port, Protocol
 from weft.model.device import Device
 from weft.model.generic import GenericResource
 from weft.model.health import HealthCheck
+from weft.model.host_ports import HostPort
 from weft.model.ids import NetworkId, ServiceId
 from weft.model.meta import SECOND, Meta, Nanoseconds
 from weft.model.mount import BindOptions, VolumeOptions
@@ -143,11 +144,10 @@ class PublishedPort(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The host's address on which the port is published; None: on all. For a service it comes from
     a label (`labels.py`)."""
 
-    def meets(self, other: "PublishedPort") -> bool:
-        """Whether both are published under the same number, protocol and address."""
-        one, two = (self.protocol, self.published), (other.protocol, other.published)
-        at = (self.host_address, other.host_address)
-        return one == two and (None in at or at[0] == at[1])
+    @property
+    def host_port(self) -> HostPort:
+        """The host's port, where `published` is known."""
+        return HostPort(self.protocol, self.published, self.host_address)
 
 
 Affinity = Literal["", "client-address"]

@@ -12,13 +12,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from weft.model.addresses import Port, Protocol
+from weft.model.host_ports import HostPort, HostPorts
 from weft.model.ids import NetworkId, NodeId
 from weft.model.node import Node
 from weft.model.service import Service
 from weft.model.task import Task, TaskState
 
-HostPort = tuple[Protocol, Port]
 _NOTHING: Mapping[Any, int] = MappingProxyType({})
 
 
@@ -31,8 +30,7 @@ class NodeLoad(msgspec.Struct):
     """Reserved by tasks that are assigned and not over, like the next two fields."""
     memory: int = 0
     """Bytes."""
-    host_ports: dict[HostPort, int] = msgspec.field(default_factory=dict)
-    """Number of tasks that hold the port: one, unless something went wrong."""
+    host_ports: HostPorts = msgspec.field(default_factory=HostPorts)
     generic: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)
     """Amounts of generic resources, by kind and name."""
 
@@ -94,7 +92,7 @@ class Usage:
         load.nano_cpus += sign * task.spec.reservations.nano_cpus
         load.memory += sign * task.spec.reservations.memory
         for port in host_ports(task):
-            _add(load.host_ports, port, sign)
+            load.host_ports.count(port, sign)
         for resource in task.generic:
             _add(load.generic, resource.key, sign * resource.amount)
 
@@ -124,12 +122,13 @@ def host_ports(task: Task) -> list[HostPort]:
     """The host's ports that a task needs for itself. On the host's own network, these are the ports
     on which its program listens."""
     own = task.spec.host_network
-    found = (
-        (p.protocol, p.published or (p.target if own else 0))
+    asked = (p.host_port for p in task.ports if p.mode == "host" and p.published)
+    listens = (
+        HostPort(p.protocol, p.target)
         for p in task.ports
-        if p.mode == "host"
+        if own and p.mode == "host" and not p.published
     )
-    return [port for port in found if port[1]]
+    return [*asked, *listens]
 
 
 K = TypeVar("K")

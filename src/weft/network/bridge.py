@@ -24,8 +24,9 @@ publishes the same port, this host's own container has it here (`own_ports.py`).
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
-from weft.model.addresses import PortKey, mac_for
+from weft.model.addresses import mac_for
 from weft.model.bridge_network import BridgeNetwork
+from weft.model.host_ports import HostPorts
 from weft.model.ids import NetworkId
 from weft.model.local_sandbox import BridgeEndpoint, LocalSandbox
 from weft.network import nft
@@ -170,7 +171,7 @@ def _attach(
 
 
 def rules(
-    bridges: Sequence[BridgeNetwork], places: Sequence[LocalSandbox], own: frozenset[PortKey]
+    bridges: Sequence[BridgeNetwork], places: Sequence[LocalSandbox], own: HostPorts
 ) -> Namespace:
     """`own`: ports on which the daemon listens, which are published for nobody."""
     networks = {network.id: network for network in bridges}
@@ -301,16 +302,16 @@ def _outward(bridges: Sequence[BridgeNetwork]) -> str:
 
 
 def _ports(
-    places: Sequence[LocalSandbox], networks: Networks, own: frozenset[PortKey]
+    places: Sequence[LocalSandbox], networks: Networks, own: HostPorts
 ) -> dict[str, ElementSet]:
     everywhere: dict[Entry, Entry] = {}
     somewhere: dict[Entry, Entry] = {}
     for place in places:
         way_in = outlet(place, networks)
         for port in place.ports if way_in is not None else ():
-            key = (port.protocol, port.published)
-            if way_in is None or key in own:
+            if way_in is None or own.has(port.host_port):
                 continue
+            key = port.host_port.key
             target = (way_in.address.ip, port.target)
             if port.host_address is None:
                 everywhere.setdefault(key, target)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from weft.model.assignment import NetworkView, Overlays
+from weft.model.host_ports import HostPorts
 from weft.model.ids import NetworkId
 from weft.model.local_sandbox import LocalSandbox
 from weft.model.sandbox import NodeFacts, Sandbox
@@ -112,7 +113,7 @@ class Planner:
         if not bridges:
             return
         facts = None if swarm is None else swarm.facts
-        own = frozenset() if swarm is None else own_ports(swarm.overlays, swarm.facts)
+        own = HostPorts.of(() if swarm is None else own_ports(swarm.overlays, swarm.facts))
         port = None if swarm is None else swarm.overlays.data_path_port
         yield keep(
             ("bridges",),
@@ -137,7 +138,7 @@ class _SwarmRound:
         networks = overlays.networks
         self._local = local
         self._bridges = bridge.shown(local)
-        self._taken = own_ports(overlays, facts) | local_ports(local)
+        self._taken = HostPorts.of((*own_ports(overlays, facts), *local_ports(local)))
         residents = without_own_ports(part.residents, self._taken)
         self._residents = sorted(residents, key=lambda r: r.sandbox.id)
         self._outside = [r for r in self._residents if sandbox.needs_gateway(r.workload, networks)]

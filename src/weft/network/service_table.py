@@ -19,12 +19,12 @@ have tables that differ in the order of backends, and in nothing else.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
-from typing import NamedTuple
 
 import msgspec
 
-from weft.model.addresses import Port, PortKey, Protocol
+from weft.model.addresses import Port
 from weft.model.assignment import EndpointRecord, NetworkView, ServiceRecord
+from weft.model.host_ports import HostPort
 from weft.model.ids import ServiceId
 from weft.model.service import PublishedPort
 from weft.network import affinity
@@ -34,17 +34,11 @@ TRIES = 8
 """The number of slots that a new connection tries in a row; all but the last may be empty."""
 
 
-class Published(NamedTuple):
-    """A port that every host publishes."""
+class Published(HostPort):
+    """A port that every host publishes. With an address, only the hosts that have that address do
+    so."""
 
-    protocol: Protocol
-    port: Port
-    address: IPv4Address | None = None
-    """The only address at which hosts do so, those that have it; None: any of the host's."""
-
-    @property
-    def key(self) -> PortKey:
-        return self.protocol, self.port
+    __slots__ = ()
 
 
 Destination = IPv4Address | Published

@@ -387,7 +387,9 @@ class Swarm(RuleBasedStateMachine):
         ports = [
             p for s in state.services.values() for p in s.endpoint.ports if p.mode == "ingress"
         ]
-        assert not any(a.meets(b) for i, a in enumerate(ports) for b in ports[:i])
+        assert not any(
+            a.host_port.meets(b.host_port) for i, a in enumerate(ports) for b in ports[:i]
+        )
         assert all(port.published for port in ports)
 
     @invariant()

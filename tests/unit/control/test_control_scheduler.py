@@ -1,7 +1,10 @@
 """The scheduler: who gets what, how evenly, and what is said when nobody can."""
 
+from ipaddress import IPv4Address
+
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from tests.support.control_room import ControlRoom
 from weft.control.orchestrator.dirty import is_dirty
@@ -109,6 +112,32 @@ def with_ports(
     made = spec(replicas)
     task = msgspec.structs.replace(made.task, host_network=host_network)
     return msgspec.structs.replace(made, task=task, endpoint=EndpointSpec(ports=ports))
+
+
+@pytest.mark.parametrize("other", [None, "10.59.72.11", "10.59.72.12"])
+def test_one_port_at_two_addresses_of_a_host_is_two_ports(other: str | None) -> None:
+    """A task at all addresses excludes the same port at one of them, also in the pass in which both
+    are placed, and until it has ended."""
+    first, second = IPv4Address("10.59.72.11"), IPv4Address(other) if other else None
+    fits = second not in (None, first)
+
+    def port(address: IPv4Address | None) -> PublishedPort:
+        return PublishedPort(80, 8080, mode="host", host_address=address)
+
+    for is_one_pass in (False, True):
+        room = ControlRoom(nodes=1)
+        ids: list[ServiceId] = []
+        for name, address in (("first", first), ("second", second)):
+            ids.append(room.service(replace(with_ports(port(address), replicas=1), name=name)))
+            if not is_one_pass:
+                room.settle()
+        room.settle()
+        assert [len(room.running(id)) for id in ids] == [1, int(fits)]
+        full = "no suitable node (host-mode port already in use on 1 node)"
+        assert errors_of(room, ids[1]) == (set() if fits else {full})
+        room.update(ids[0], replace(room.state.services[ids[0]].spec, replicas=0))
+        room.settle()
+        assert len(room.running(ids[1])) == 1
 
 
 def test_a_port_in_host_mode_that_is_left_open_is_chosen_of_what_is_free_on_the_node() -> None:

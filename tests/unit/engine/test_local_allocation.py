@@ -1,7 +1,6 @@
 """Subnets, addresses and ports that this node's own networks and containers get."""
 
 from ipaddress import IPv4Address, IPv4Network
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,7 +9,6 @@ from hypothesis import strategies as st
 from weft.engine.local_allocation import (
     EPHEMERAL,
     POOLS,
-    Binding,
     WantedPort,
     choose_address,
     choose_ports,
@@ -19,6 +17,7 @@ from weft.engine.local_allocation import (
 from weft.errors import Exhausted, Forbidden, InvalidArgument, OperationFailed
 from weft.model.addresses import Port, Protocol
 from weft.model.bridge_network import BridgeNetwork, BridgeNetworkSpec
+from weft.model.host_ports import HostPort
 from weft.model.ids import NetworkId
 from weft.model.network import Pool
 from weft.model.service import PublishedPort
@@ -108,7 +107,7 @@ def test_one_port_on_different_addresses(
     taken: IPv4Address | None, wanted: IPv4Address | None, is_free: bool
 ) -> None:
     port = PublishedPort(80, 8080, host_address=wanted)
-    held: list[Binding] = [(taken, "tcp", 8080)]
+    held: list[HostPort] = [HostPort("tcp", 8080, taken)]
     if is_free:
         assert choose_ports([port], None, held, nobody)[0].published == 8080
     else:
@@ -122,7 +121,7 @@ def test_free_ports_are_those_that_nobody_has() -> None:
         if port == 32769:
             raise OperationFailed("a program has it")
 
-    held: list[Binding] = [(LOOPBACK, "tcp", 32768)]
+    held: list[HostPort] = [HostPort("tcp", 32768, LOOPBACK)]
     wanted = [PublishedPort(80), PublishedPort(81), PublishedPort(80, protocol="udp")]
     found = choose_ports(wanted, OWN, held, check)
     assert [(p.protocol, p.published) for p in found] == [
@@ -138,18 +137,18 @@ def test_of_a_range_the_first_free_port() -> None:
         if port == 8001:
             raise OperationFailed("a program has it")
 
-    held: list[Binding] = [(None, "tcp", 8000)]
+    held: list[HostPort] = [HostPort("tcp", 8000)]
     port = WantedPort(80, 8000, last=8003)
     found: list[PublishedPort] = []
     for _ in range(2):
         found += choose_ports([port], None, held, check)
-        held.append((None, "tcp", found[-1].published))
+        held.append(HostPort("tcp", found[-1].published))
     assert found == [PublishedPort(80, number, mode="host") for number in (8002, 8003)]
     with pytest.raises(OperationFailed, match="^all ports are allocated$"):
         choose_ports([port], None, held, check)
     other = WantedPort(80, 8000, "udp", last=8003)
     assert choose_ports([other], None, held, check)[0].published == 8000
-    assert choose_ports([port], OWN, [(LOOPBACK, "tcp", 8000)], check)[0].published == 8000
+    assert choose_ports([port], OWN, [HostPort("tcp", 8000, LOOPBACK)], check)[0].published == 8000
 
 
 def test_a_range_leaves_the_ports_that_others_name() -> None:
@@ -168,7 +167,7 @@ def test_an_image_that_exposes_thousands_of_ports_does_not_stop_the_daemon() -> 
         looks.append(port)
 
     wanted = [PublishedPort(target) for target in range(1, 10_001)]
-    others: list[Any] = [(LOOPBACK, "tcp", port) for port in range(32768, 42768)]
+    others = [HostPort("tcp", port, LOOPBACK) for port in range(32768, 42768)]
     found = choose_ports(wanted, OWN, others, check)
     assert [port.published for port in found] == looks == list(range(32768, 42768))
     named = [PublishedPort(port, port) for port in range(1, 10_001)]

@@ -2,10 +2,11 @@
 
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
-import msgspec
+from msgspec.structs import replace
 
 from tests.support.swarms import Swarm
 from weft.model.bridge_network import BridgeNetwork, BridgeNetworkSpec
+from weft.model.host_ports import HostPort
 from weft.model.ids import ContainerId, NetworkId
 from weft.model.local_sandbox import BridgeEndpoint, LocalSandbox
 from weft.model.service import PublishedPort
@@ -164,9 +165,9 @@ def test_names_are_answered_on_networks_that_users_made() -> None:
 def test_a_port_of_a_container_here_is_not_the_swarm_s_on_this_host() -> None:
     local = LocalPart(ALL, (sandbox("c", BACK, ports=(WEB,)),))
     key = Published("tcp", 8080)
-    for port in (WEB, msgspec.structs.replace(WEB, mode="host")):
+    for port in (WEB, replace(WEB, mode="host")):
         part = web_swarm(port)
-        assert ("tcp", 8080) in swarm_ports(part)
+        assert HostPort("tcp", 8080) in swarm_ports(part)
         table = planned(local, part)[HOST].tables["ip", "weft"]
         alone = planned(LocalPart(), part)[HOST].tables["ip", "weft"]
         assert key in alone.services or ("tcp", 8080) in alone.sets["gateway-ports"].elements
@@ -174,11 +175,24 @@ def test_a_port_of_a_container_here_is_not_the_swarm_s_on_this_host() -> None:
         assert ("tcp", 8080) not in table.sets["gateway-ports"].elements
 
 
+def test_a_container_here_and_the_swarm_have_one_port_at_two_addresses_of_the_host() -> None:
+    here, there = IPv4Address("127.0.0.1"), IPv4Address("10.59.72.11")
+    local = LocalPart(ALL, (sandbox("c", BACK, ports=(replace(WEB, host_address=here),)),))
+    for mode in ("ingress", "host"):
+        for address, is_kept in ((there, True), (here, False), (None, False)):
+            part = web_swarm(replace(WEB, mode=mode, host_address=address))
+            assert HostPort("tcp", 8080, address) in swarm_ports(part)
+            table = planned(local, part)[HOST].tables["ip", "weft"]
+            direct = [table.sets[name].elements for name in ("gateway-ports", "gateway-ports-at")]
+            found = any(direct) or Published("tcp", 8080, address) in table.services
+            assert found == is_kept
+
+
 def test_the_daemon_s_own_ports_are_published_for_nobody() -> None:
     part = web_swarm()
-    facts = msgspec.structs.replace(part.facts, own_ports=frozenset({("tcp", 8080)}))
+    facts = replace(part.facts, own_ports=frozenset({("tcp", 8080)}))
     local = LocalPart(ALL, (sandbox("c", BACK, ports=(WEB,)),))
-    own = planned(local, msgspec.structs.replace(part, facts=facts))
+    own = planned(local, replace(part, facts=facts))
     assert not own[HOST].tables["ip", BRIDGE_TABLE].sets[bridge.PUBLISHED].elements
 
 

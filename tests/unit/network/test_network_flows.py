@@ -15,6 +15,7 @@ from tests.support.swarms import Swarm
 from tests.unit.network.conftest import Told, histories
 from weft.model.addresses import Protocol
 from weft.model.assignment import Assignment
+from weft.model.host_ports import HostPort, HostPorts
 from weft.model.ids import NetworkId, TaskId
 from weft.model.service import PublishedPort
 from weft.model.workload import Resident
@@ -149,12 +150,12 @@ def test_of_a_containers_ports_only_those_are_left_out_that_are_the_hosts_own_an
     swarm.service("web", ports=[port(9000), *kept], on=[1])
     swarm.service("plain", ports=kept, on=[1])
     residents = swarm.residents(1)
-    left = without_own_ports(residents, frozenset({("tcp", 9000)}))
+    left = without_own_ports(residents, HostPorts.of([HostPort("tcp", 9000)]))
     assert [list(workload.ports) for _, workload in left if workload.ports] == [kept, kept]
     assert [r.workload is after.workload for r, after in zip(residents, left, strict=True)] == [
         port(9000) not in resident.workload.ports for resident in residents
     ]
-    assert without_own_ports(residents, frozenset()) == residents
+    assert without_own_ports(residents, HostPorts()) == residents
 
 
 def test_a_container_that_loses_one_host_mode_port_of_two(swarm: Swarm) -> None:

@@ -44,7 +44,11 @@ def conflict(
             continue
         for port in (*service.spec.endpoint.ports, *service.endpoint.ports):
             asked = wanted.get((port.protocol, port.published))
-            if asked and asked.meets(port) and "ingress" in (asked.mode, port.mode):
+            if (
+                asked
+                and asked.host_port.meets(port.host_port)
+                and "ingress" in (asked.mode, port.mode)
+            ):
                 return _taken(port.published, service, port.mode)
     return None
 
@@ -148,7 +152,7 @@ class Ports:
     def _claim(self, service: Service, port: PublishedPort, taken: dict[PortKey, _Owned]) -> None:
         key = (port.protocol, port.published)
         for other, owner in self._owners.get(key, ()):
-            if owner.id != service.id and port.meets(other):
+            if owner.id != service.id and port.host_port.meets(other.host_port):
                 raise Conflict(_taken(port.published, owner, "ingress"))
         taken[key] = (port, service)
 

@@ -13,12 +13,13 @@ import msgspec
 
 from weft.control.scheduler.constraints import Constraint, architecture, parse, satisfied
 from weft.errors import InvalidArgument
-from weft.model.addresses import Port, Protocol
+from weft.model.addresses import Port, PortKey
 from weft.model.generic import GenericResource, Taken, claim
+from weft.model.host_ports import HostPort, HostPorts
 from weft.model.node import Node, NodeState
 from weft.model.service import Resources
 from weft.model.task import Task
-from weft.model.usage import HostPort, NodeLoad, host_ports
+from weft.model.usage import NodeLoad, host_ports
 
 FIRST_EPHEMERAL, LAST_EPHEMERAL = 32768, 60999
 """net.ipv4.ip_local_port_range of Linux; Docker Swarm also takes host-mode ports from this
@@ -64,17 +65,26 @@ class Place(msgspec.Struct):
     tasks: int
     nano_cpus: int
     memory: int
-    ports: Collection[HostPort]
+    held: HostPorts
+    """Host-mode ports of tasks that are there."""
+    ports: HostPorts = msgspec.field(default_factory=HostPorts)
+    """Host-mode ports that this pass gives to tasks."""
     generic: Taken = msgspec.field(default_factory=dict)
     """Amounts of generic resources that are taken."""
-    reserved: Collection[HostPort] = ()
+    reserved: Collection[PortKey] = ()
     """The swarm's own ports, never chosen for a task."""
 
     @classmethod
-    def of(cls, node: Node, load: NodeLoad, reserved: Collection[HostPort] = ()) -> "Place":
-        taken = load.generic
-        ports = load.host_ports.keys()
-        return cls(node, load.tasks, load.nano_cpus, load.memory, ports, taken, reserved)
+    def of(cls, node: Node, load: NodeLoad, reserved: Collection[PortKey] = ()) -> "Place":
+        return cls(
+            node,
+            load.tasks,
+            load.nano_cpus,
+            load.memory,
+            load.host_ports,
+            generic=load.generic,
+            reserved=reserved,
+        )
 
     def take(self, requirements: Requirements) -> tuple[GenericResource, ...]:
         """Counts a task; gives the generic resources that it gets."""
@@ -95,16 +105,19 @@ class Place(msgspec.Struct):
         return claim(self.node.description.resources.generic, self.generic, wanted)
 
     def hold(self, *ports: HostPort) -> None:
-        if ports:
-            self.ports = {*self.ports, *ports}
+        for port in ports:
+            self.ports.count(port, 1)
 
-    def free_port(self, protocol: Protocol) -> Port:
-        """A free port in the range that Linux uses for automatic choices; 0 if there is none."""
+    def holds(self, port: HostPort) -> bool:
+        return self.held.has(port) or self.ports.has(port)
+
+    def free_port(self, open: HostPort) -> Port:
+        """A free number, in the range that Linux uses for automatic choices, for a port that has
+        none; 0 if there is none."""
         numbers = range(FIRST_EPHEMERAL, LAST_EPHEMERAL + 1)
-        free = (
-            (protocol, n) not in self.ports and (protocol, n) not in self.reserved for n in numbers
-        )
-        return next((number for number, is_free in zip(numbers, free, strict=True) if is_free), 0)
+        wanted = (open._replace(port=number) for number in numbers)
+        free = (it for it in wanted if not self.holds(it) and it.key not in self.reserved)
+        return next((it.port for it in free), 0)
 
 
 Test = Callable[[Requirements, Place, int], bool]
@@ -149,7 +162,7 @@ def _runs_platform(requirements: Requirements, place: Place, _: int) -> bool:
 
 
 def _has_ports(requirements: Requirements, place: Place, _: int) -> bool:
-    return not any(port in place.ports for port in requirements.ports)
+    return not any(place.holds(port) for port in requirements.ports)
 
 
 def _is_below_limit(requirements: Requirements, _: Place, replicas: int) -> bool:

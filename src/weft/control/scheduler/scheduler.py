@@ -168,9 +168,10 @@ def _chosen(port: PublishedPort, task: Task, place: Place) -> PublishedPort:
     listens."""
     if port.mode != "host" or port.published:
         return port
-    number = port.target if task.spec.host_network else place.free_port(port.protocol)
-    place.hold((port.protocol, number))
-    return msgspec.structs.replace(port, published=number)
+    number = port.target if task.spec.host_network else place.free_port(port.host_port)
+    chosen = msgspec.structs.replace(port, published=number)
+    place.hold(chosen.host_port)
+    return chosen
 
 
 def _unplaced(task: Task, reason: str, now: Nanoseconds) -> Iterable[Change]:
