@@ -148,6 +148,34 @@ def test_a_registry_that_does_not_answer_ends_the_push(images: Daemon) -> None:
     assert "connection refused" in said
 
 
+def test_a_commit_pauses_the_container(images: Daemon) -> None:
+    """And lets it go on afterwards, also if there is no image; unless it was paused before, or the
+    user wants it to go on."""
+    imported(images)
+    words = ("--no-healthcheck", "--entrypoint", "sh", "made:1", "-c", "exec sleep 3600")
+    images.ok("run", "-d", "--name", "web", *words)
+    id = images.ok("ps", "-q", "--no-trunc").strip()
+
+    def told(*options: str, is_refused: bool = False) -> list[str]:
+        since = repr(time.time())
+        (images.refused if is_refused else images.ok)("commit", *options, "web", "made:2")
+        words = ("--since", since, "--until", repr(time.time()), "--format", "{{.Action}}")
+        return images.ok("events", *words, "--filter", "type=container").split()
+
+    paused = ("inspect", "--format", "{{.State.Paused}}", "web")
+    assert told() == ["pause", "commit", "unpause"]
+    assert told("--pause=false") == ["commit"]
+    (images.node.files.root(id) / ".wh.x").write_bytes(b"")
+    assert told(is_refused=True) == ["pause", "unpause"]
+    assert images.ok(*paused) == "false\n"
+    (images.node.files.root(id) / ".wh.x").unlink()
+    images.ok("pause", "web")
+    assert told() == ["commit"]
+    assert images.ok(*paused) == "true\n"
+    images.ok("kill", "web")
+    assert told() == ["commit"]
+
+
 def test_a_container_is_committed(images: Daemon) -> None:
     imported(images)
     images.ok("swarm", "init")

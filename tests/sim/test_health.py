@@ -208,6 +208,31 @@ async def test_a_container_that_ends_before_it_is_healthy_fails_as_any_other(
         assert r.manager.statuses[r.tasks[0]].err == "task: non-zero exit (3)"
 
 
+@simulated
+async def test_a_paused_container_is_not_probed(tmp_path: Path) -> None:
+    """Whether it is paused between two probes or during one, which then cannot end in time."""
+    async with rig(tmp_path, tasks=0) as r:
+        checked(r)
+        r.runtime.outcomes = lambda id, argv: GOOD
+        await r.manager.tell()
+        await r.until_all(TaskState.RUNNING)
+        id = r.runtime.running()[0].id
+        for during in (False, True):
+            count = len(r.runtime.commands) + during
+            r.runtime.outcomes = lambda id, argv: Outcome(seconds=math.inf)
+            await r.until(lambda n=count: len(r.runtime.commands) == n)  # type: ignore[misc]
+            await r.runtime.pause(id)
+            r.runtime.outcomes = lambda id, argv: BAD
+            await asyncio.sleep(60)
+            assert len(r.runtime.commands) == count
+            r.runtime.outcomes = lambda id, argv: GOOD
+            await r.runtime.unpause(id)
+            await r.until(lambda n=count: len(r.runtime.commands) > n + 1)  # type: ignore[misc]
+            assert known(r).status is HealthStatus.HEALTHY
+            assert not known(r).failing_streak
+            assert set(r.states().values()) == {TaskState.RUNNING}
+
+
 @pytest.mark.parametrize(
     ("outcome", "code", "output"),
     [
@@ -235,7 +260,7 @@ def test_what_a_probe_comes_to(tmp_path: Path, outcome: Outcome, code: int, outp
 
 @simulated
 async def test_a_check_that_cannot_be_run_at_all_has_failed(tmp_path: Path) -> None:
-    """As for a frozen container: the runtime refuses commands."""
+    """The runtime refuses commands."""
     async with rig(tmp_path, tasks=0) as r:
         checked(r)
         await r.manager.tell()

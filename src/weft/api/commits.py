@@ -1,6 +1,8 @@
-"""Images made from containers: `docker commit`."""
+"""Images made from containers: `docker commit`. The container's processes stand still meanwhile, so
+that no file is half old and half new, unless the user wants them to go on."""
 
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 import msgspec
@@ -10,8 +12,8 @@ from weft.api.call import Call, answer
 from weft.api.container_lookup import find_container
 from weft.api.images import new_tag
 from weft.api.schema.decoding import is_zero
-from weft.errors import InvalidArgument, Unsupported
-from weft.model.container import Container, ImageConfig, NewImage
+from weft.errors import Conflict, InvalidArgument, NotFound, Unsupported
+from weft.model.container import Container, ContainerState, ImageConfig, NewImage
 from weft.model.image_changes import changed
 
 
@@ -29,10 +31,32 @@ async def commit(call: Call) -> web.Response:
         created_by=" ".join(container.args),
         name=name,
     )
-    async with aclosing(call.node.inside.layer(container.id)) as layer:
+    goes_on = "pause" in call.request.query and not call.flag("pause")
+    async with (
+        nullcontext() if goes_on else _paused(call, container),
+        aclosing(call.node.inside.layer(container.id)) as layer,
+    ):
         image = await call.node.image_exchange.make(new, layer)
-    call.node.tell("commit", container, comment=new.comment, imageID=image.id, imageRef=name)
+        call.node.tell("commit", container, comment=new.comment, imageID=image.id, imageRef=name)
     return answer({"Id": image.id}, 201)
+
+
+@asynccontextmanager
+async def _paused(call: Call, container: Container) -> AsyncIterator[None]:
+    """Pauses the container. One that does not run, or was paused before, is left as it is; one that
+    ended meanwhile is no error."""
+    runtime = call.node.containers
+    if container.paused or container.state is not ContainerState.RUNNING:
+        yield
+        return
+    with suppress(Conflict):
+        call.node.tell("pause", await runtime.pause(container.id))
+    try:
+        yield
+    finally:
+        with suppress(NotFound):
+            if runtime.get(container.id).paused:
+                call.node.tell("unpause", await runtime.unpause(container.id))
 
 
 async def _check_body(call: Call) -> None:

@@ -5,8 +5,9 @@ never has two probes at once. `model/health.py` decides what a result means; thi
 and keeps the latest health of each container, in memory: after a restart of the daemon a running
 container is `starting` again, as in Docker, and nothing happens to it.
 
-A probe that cannot be run has failed, whatever the reason: a frozen container, a full disk, an OCI
-runtime that fails or hangs. To start a command costs the host about as much as to start a container, so
+A probe that cannot be run has failed, whatever the reason: a full disk, an OCI runtime that fails or
+hangs. A container that is paused is not probed, and a probe during which it was paused says nothing,
+as in Docker: users pause it, and so does a commit. To start a command costs the host about as much as to start a container, so
 only as many commands are started at a time as there are CPUs, and after each start its slot rests as
 long as the start took: probes take half of the CPUs at the most, and are late if that is not enough.
 Only a container's first probe gives its slot back at once: a task is waited for until it is healthy,
@@ -148,8 +149,17 @@ class HealthMonitor:
     async def _probe_on(self, watch: _Watch, wait: float) -> None:
         while True:
             await asyncio.sleep(wait)
-            self._take(watch, await self._probe(watch))
+            if not self._is_paused(watch):
+                result = await self._probe(watch)
+                if not self._is_paused(watch):
+                    self._take(watch, result)
             wait = watch.check.pause(watch.health.status, self._age(watch)) / SECOND
+
+    def _is_paused(self, watch: _Watch) -> bool:
+        try:
+            return self._runtime.get(watch.container.id).paused
+        except WeftError:  # removed: the container's end is found out elsewhere
+            return False
 
     def _take(self, watch: _Watch, result: ProbeResult) -> None:
         before, container = watch.health, watch.container
