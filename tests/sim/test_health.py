@@ -220,14 +220,14 @@ async def test_a_paused_container_is_not_probed(tmp_path: Path) -> None:
         for during in (False, True):
             count = len(r.runtime.commands) + during
             r.runtime.outcomes = lambda id, argv: Outcome(seconds=math.inf)
-            await r.until(lambda n=count: len(r.runtime.commands) == n)  # type: ignore[misc]
+            await r.until(lambda n=count: len(r.runtime.commands) == n)
             await r.runtime.pause(id)
             r.runtime.outcomes = lambda id, argv: BAD
             await asyncio.sleep(60)
             assert len(r.runtime.commands) == count
             r.runtime.outcomes = lambda id, argv: GOOD
             await r.runtime.unpause(id)
-            await r.until(lambda n=count: len(r.runtime.commands) > n + 1)  # type: ignore[misc]
+            await r.until(lambda n=count: len(r.runtime.commands) > n + 1)
             assert known(r).status is HealthStatus.HEALTHY
             assert not known(r).failing_streak
             assert set(r.states().values()) == {TaskState.RUNNING}

@@ -20,6 +20,7 @@ from weft.control.orchestrator import nodes
 from weft.control.orchestrator.dirty import is_dirty
 from weft.control.orchestrator.draft import Draft, Slot, age
 from weft.control.orchestrator.restart import is_filled
+from weft.control.orchestrator.way_back import obstacle
 from weft.errors import FailedPrecondition
 from weft.model.meta import Nanoseconds
 from weft.model.service import Service, ServiceSpec, UpdateConfig, UpdateState, UpdateStatus
@@ -240,13 +241,22 @@ def _handle_failures(
     ):
         _set_status(draft, UpdateState.ROLLBACK_PAUSED, f"rollback paused {cause}")
     elif config.failure_action == "rollback" and service.previous_spec is not None:
-        back = rolled_back(service, draft.now, f"{AUTOMATIC} {cause}")
-        draft.put_service(
-            msgspec.structs.replace(back, previous_spec=None, previous_registry_auth=None)
-        )
+        _roll_back(draft, cause)
     else:
         _set_status(draft, UpdateState.PAUSED, f"update paused {cause}")
     return True
+
+
+def _roll_back(draft: Draft, cause: str) -> None:
+    """Or pauses if that is impossible: the tasks that are not updated yet go on."""
+    if problem := obstacle(draft.state, draft.service):
+        text = f"update paused {cause}; cannot roll back: {problem}"
+        _set_status(draft, UpdateState.PAUSED, text)
+        return
+    back = rolled_back(draft.service, draft.now, f"{AUTOMATIC} {cause}")
+    draft.put_service(
+        msgspec.structs.replace(back, previous_spec=None, previous_registry_auth=None)
+    )
 
 
 def _has_failed(task: Task, config: UpdateConfig) -> bool:
