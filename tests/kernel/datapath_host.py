@@ -2,7 +2,8 @@
 what it is sent.
 
 A line of input is base64 of MessagePack (assignment, facts, residents); a line of output is JSON:
-the operations applied, those still wanted after it, and the error if there was one.
+the operations applied, those still wanted after it, and the error if there was one. A line `walk`
+and an entry with flows is answered by the packet's passage through the kernel as it is.
 """
 
 import asyncio
@@ -11,11 +12,13 @@ import json
 import sys
 from pathlib import Path
 
+from weft.engine.trace import passage
 from weft.errors import WeftError
 from weft.linux.kernel import RealKernel
 from weft.model.assignment import Assignment
-from weft.model.codec import decode
+from weft.model.codec import decode, encode
 from weft.model.sandbox import NodeFacts
+from weft.model.trace import Entry, Flow
 from weft.model.workload import Resident
 from weft.network.diff import diff
 from weft.network.plan import plan
@@ -25,6 +28,12 @@ async def serve(directory: Path) -> None:
     kernel = RealKernel(directory)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
+        if line.startswith("walk "):
+            entry, flows = decode(base64.b64decode(line[5:]), tuple[Entry, tuple[Flow, ...]])
+            print(
+                base64.b64encode(encode(await passage(kernel, entry, flows))).decode(), flush=True
+            )
+            continue
         desired = plan(
             *decode(base64.b64decode(line), tuple[Assignment, NodeFacts, list[Resident]])
         )

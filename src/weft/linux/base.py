@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, Protocol
 from weft.model.encryption import Protection
 from weft.network.kernel_state import KernelState
 from weft.network.operations import Operation
+from weft.network.trace.host import Host
 
 
 class LinkTraffic(NamedTuple):
@@ -45,6 +46,13 @@ class Kernel(Protocol):
     async def traffic(self) -> Mapping[str, Mapping[str, LinkTraffic]]:
         """What the VXLAN devices have carried, by namespace and device; without namespaces that
         have none. Raises `OperationFailed`."""
+        ...
+
+    async def survey(self, whole: Iterable[str], known: Host | None = None) -> Host:
+        """What packets meet in our namespaces now, for `network.trace.walk`: of the namespaces
+        `whole` everything, of the others the interfaces. `known`: an earlier survey, to which the
+        namespaces are added. Names that are not ours, or no longer exist, are left out. Changes
+        nothing."""
         ...
 
     async def close(self) -> None:

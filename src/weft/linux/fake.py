@@ -15,14 +15,18 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Interface, IPv4Network
 
+import msgspec
+
 from weft.errors import OperationFailed
 from weft.linux.base import LinkTraffic
 from weft.linux.fake_namespace import Device, FakeNamespace, Refused
+from weft.linux.fake_trace import space_of
 from weft.model.addresses import DEFAULT_UNDERLAY_MTU, mac_for
 from weft.network import operations as op
 from weft.network.diff import diff
 from weft.network.kernel_state import HOST, KernelState, Link, Route, Tap, Veth, Vxlan
 from weft.network.operations import AddLink, ChangeTable, Operation, ReplaceTable, SetSysctl
+from weft.network.trace.host import Host
 
 UPLINK = "ens160"
 COALESCE = 0.05
@@ -98,6 +102,18 @@ class FakeKernel:
             for name, shown in ((name, space.read(())) for name, space in self.spaces.items())
         }
         return {name: devices for name, devices in found.items() if devices}
+
+    async def survey(self, whole: Iterable[str], known: Host | None = None) -> Host:
+        """See `linux.base.Kernel.survey`."""
+        await asyncio.sleep(0)
+        spaces = dict(known.spaces) if known else {
+            name: msgspec.structs.replace(space_of(space, strict=True), whole=False)
+            for name, space in self.spaces.items()
+        }  # fmt: skip
+        for name in whole:
+            if name in self.spaces:
+                spaces[name] = space_of(self.spaces[name], strict=True)
+        return Host(spaces=spaces)
 
     async def close(self) -> None:
         """See `linux.base.Kernel.close`."""

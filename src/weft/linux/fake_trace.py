@@ -1,40 +1,37 @@
-"""A fake kernel as a walk sees it (`network/trace/host.py`), and its memory of connections, which
-outlives the walks."""
+"""Fake namespaces as a walk sees them (`network/trace/host.py`), and their memory of connections,
+which outlives the walks."""
 
-from ipaddress import IPv4Address, IPv4Network
+from collections.abc import Mapping
+from ipaddress import IPv4Network
 
-from weft.linux.fake import UPLINK, FakeKernel
 from weft.linux.fake_namespace import Device as FakeDevice
 from weft.linux.fake_namespace import FakeNamespace
-from weft.network.kernel_state import HOST, Route, Veth
+from weft.network.kernel_state import HOST, Route, Tap, Veth
 from weft.network.trace.conntrack import Connections
 from weft.network.trace.flights import Memory
-from weft.network.trace.host import Device, Host, Space
+from weft.network.trace.host import Device, Space
 from weft.network.trace.nft import Ruleset
 
 LOCAL = IPv4Network("127.0.0.0/8")
 
 
-def host_of(kernel: FakeKernel) -> Host:
-    """All namespaces, whole. A flushed table has no rules."""
-    return Host(spaces={name: _space(space) for name, space in kernel.spaces.items()})
-
-
 class FakeMemory(Memory):
     """That of the fake namespaces."""
 
-    def __init__(self, kernel: FakeKernel) -> None:
+    def __init__(self, spaces: Mapping[str, FakeNamespace]) -> None:
         super().__init__()
-        self._kernel = kernel
+        self._spaces = spaces
 
     def connections(self, namespace: str) -> Connections:
-        return self._kernel.spaces[namespace].connections
+        return self._spaces[namespace].connections
 
     def counters(self, namespace: str) -> dict[str, int]:
-        return self._kernel.spaces[namespace].counters
+        return self._spaces[namespace].counters
 
 
-def _space(space: FakeNamespace) -> Space:
+def space_of(space: FakeNamespace, *, strict: bool) -> Space:
+    """The whole namespace. `strict`: say that a flushed table is not what was applied; otherwise it
+    has no rules, as is true."""
     entries = space.forwarding.values()
     masters = {name: device.master for name, device in space.devices.items()}
     ports = {
@@ -63,12 +60,14 @@ def _space(space: FakeNamespace) -> Space:
             key: Ruleset({}, {}) if key in space.damaged else space.ruleset(key)
             for key in space.tables
         },
+        changed=frozenset(space.damaged) if strict else frozenset(),
         bound=frozenset(device.name for devices in space.bound.values() for device in devices),
     )
 
 
 def _device(device: FakeDevice) -> Device:
-    kind = None if device.name == UPLINK else device.kind
+    is_uplink = device.space.name == HOST and isinstance(device.kind, Tap)
+    kind = None if is_uplink else device.kind
     peer = device.peer
     return Device(
         space=device.space.name,
@@ -82,8 +81,3 @@ def _device(device: FakeDevice) -> Device:
         port=device.port,
         peer=(peer.space.name, peer.name) if peer is not None else None,
     )
-
-
-def uplink_addresses(kernel: FakeKernel) -> list[IPv4Address]:
-    device = kernel.spaces[HOST].devices[UPLINK]
-    return [address.ip for address in device.addresses]

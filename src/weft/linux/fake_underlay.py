@@ -14,8 +14,8 @@ walks its own part (`network/trace/walk.py`); this file is the wire between them
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
-from weft.linux.fake import FakeKernel
-from weft.linux.fake_trace import FakeMemory, host_of, uplink_addresses
+from weft.linux.fake import UPLINK, FakeKernel
+from weft.linux.fake_trace import FakeMemory, space_of
 from weft.model.trace import (
     CauseKind,
     Datagram,
@@ -29,6 +29,7 @@ from weft.model.trace import (
     Stopped,
 )
 from weft.network.kernel_state import HOST
+from weft.network.trace.host import Host
 from weft.network.trace.walk import walk
 
 OUTSIDE = "outside"
@@ -145,10 +146,15 @@ class FakeUnderlay:
         return journey
 
     def _passage(self, journey: Journey, host: str, entry: Entry) -> Passage:
-        kernel = self.hosts[host]
-        passage = walk(host_of(kernel), entry, FakeMemory(kernel))
+        spaces = self.hosts[host].spaces
+        seen = Host(spaces={n: space_of(space, strict=False) for n, space in spaces.items()})
+        passage = walk(seen, entry, FakeMemory(spaces))
         journey.passages.append(passage)
         for step in passage.steps:
             journey.place = Place(host, step.namespace)
             journey.steps.append(Step(journey.place, step.words, step.packet))
         return passage
+
+
+def uplink_addresses(kernel: FakeKernel) -> list[IPv4Address]:
+    return [address.ip for address in kernel.spaces[HOST].devices[UPLINK].addresses]

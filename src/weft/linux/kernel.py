@@ -18,11 +18,13 @@ from weft.linux.base import LinkTraffic
 from weft.linux.handles import Handle, Handles
 from weft.linux.netlink import link
 from weft.linux.reader import read_namespace
+from weft.linux.survey import Outlines, read_space
 from weft.linux.tables import Tables
 from weft.linux.watch import Watch
 from weft.linux.writer import Writer
 from weft.network.kernel_state import KernelState, Namespace
 from weft.network.operations import Operation
+from weft.network.trace.host import Host
 
 NETNS_DIRECTORY = Path("/run/docker/netns")
 
@@ -80,6 +82,21 @@ class RealKernel:
                     found[handle.name] = devices
                 await asyncio.sleep(0)
         return found
+
+    async def survey(self, whole: Iterable[str], known: Host | None = None) -> Host:
+        """See `linux.base.Kernel.survey`."""
+        self._watching()
+        async with self._turn:
+            await self._refresh()
+            try:
+                spaces = dict(known.spaces) if known else Outlines(self._handles).spaces()
+                for name in whole:
+                    handle = self._handles.get(name)
+                    if handle is not None and name in spaces:
+                        spaces[name] = await read_space(handle, spaces[name], self._tables)
+            except (OSError, ValueError) as error:
+                raise OperationFailed(f"cannot read the network: {error}") from error
+        return Host(spaces=spaces)
 
     async def close(self) -> None:
         """See `linux.base.Kernel.close`."""

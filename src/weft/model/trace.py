@@ -142,6 +142,8 @@ class CauseKind(StrEnum):
     SAME_ANSWER = "same answer"
     CIRCLE = "circle"
     NOT_UNDERSTOOD = "not understood"
+    NOT_FOLLOWED = "not followed"
+    """Rules of others, or state that a walk knows nothing about."""
 
 
 class Cause(msgspec.Struct, frozen=True):

@@ -56,6 +56,7 @@ _VETH_INFO_PEER = 1
     _VXLAN_L3MISS,
     _VXLAN_PORT,
 ) = 1, 4, 7, 11, 13, 14, 15
+_IFLA_LINK, _IFLA_LINK_NETNSID = 5, 37
 _BRPORT = {"isolated": 33, "learning": 8, "flood": 9, "locked": 39, "hairpin": 4}
 """IFLA_BRPORT_…, by field of `BridgePort`."""
 _SKIP_STATISTICS = 8
@@ -81,6 +82,11 @@ class LinkInfo(NamedTuple):
     """Index of its bridge."""
     port: BridgePort
     vxlan: Vxlan | None
+    other: int | None = None
+    """Index of a veth's other end, in that end's namespace."""
+    elsewhere: int | None = None
+    """Number of the namespace of a veth's other end, or of a tunnel's socket, as the interface's
+    namespace knows it; None if it is the same one."""
 
 
 def add_veth(link: Link, peer: Link, peer_namespace: int) -> Request:
@@ -194,6 +200,8 @@ def decode_link(body: bytes) -> LinkInfo:
         master=to_u32(found[_IFLA_MASTER]) if _IFLA_MASTER in found else None,
         port=port,
         vxlan=_decode_vxlan(info.get(_IFLA_INFO_DATA, b"")) if kind == "vxlan" else None,
+        other=to_u32(found[_IFLA_LINK]) if kind == "veth" and _IFLA_LINK in found else None,
+        elsewhere=to_u32(found[_IFLA_LINK_NETNSID]) if _IFLA_LINK_NETNSID in found else None,
     )
 
 

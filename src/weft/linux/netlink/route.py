@@ -16,10 +16,14 @@ PROTOCOL_WEFT = 0x57
 """Marks routes as made by us; in the host's namespace there is no other way to know. Not used in
 iproute2's rt_protos."""
 _RTN_UNICAST = 1
+RTN_LOCAL, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT = 2, 6, 7, 8
 _SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_NOWHERE = 0, 253, 255
 _RTNH_F_ONLINK = 4
 _RTM_F_CLONED = 0x200
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE = 1, 4, 5, 6, 7, 15
+_RTA_MULTIPATH = 9
+_NEXT_HOP = struct.Struct("=HBBi")
+"""Length, flags, weight, index of the interface (struct rtnexthop)."""
 _HEADER = struct.Struct("=BBBBBBBBI")
 """Family, destination's and source's prefix length, TOS, table, protocol, scope, type, flags."""
 
@@ -34,6 +38,8 @@ class RouteInfo(NamedTuple):
     onlink: bool
     metric: int
     unicast: bool
+    kind: int = _RTN_UNICAST
+    """`RTN_…`: unicast, local, unreachable, …"""
 
     def route(self, device: str) -> Route:
         return Route(
@@ -76,7 +82,19 @@ def decode_route(body: bytes) -> RouteInfo:
         onlink=bool(flags & _RTNH_F_ONLINK),
         metric=to_u32(found[_RTA_PRIORITY]) if _RTA_PRIORITY in found else 0,
         unicast=kind == _RTN_UNICAST and not flags & _RTM_F_CLONED,
+        kind=kind,
     )
+
+
+def first_hop(body: bytes) -> tuple[int, IPv4Address | None] | None:
+    """Index of the interface and gateway of the first of several next hops; None for a route that
+    has only one."""
+    hops = decode(body, _HEADER.size).get(_RTA_MULTIPATH, b"")
+    if len(hops) < _NEXT_HOP.size:
+        return None
+    length, _, _, device = _NEXT_HOP.unpack_from(hops)
+    gateway = decode(hops[:length], _NEXT_HOP.size).get(_RTA_GATEWAY)
+    return device, IPv4Address(gateway) if gateway is not None else None
 
 
 def _scope(route: Route) -> int:

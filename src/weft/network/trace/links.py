@@ -115,10 +115,10 @@ def _ask_ports(host: Host, bridge: Device, port: Device | None, address: IPv4Add
         found = _ask(host, peer, address) if peer is not None else None
         if found is not None and found.mac is not None:
             return found
-    return _unanswered(host, bridge, address)
+    return _unanswered(host, bridge, port, address)
 
 
-def _unanswered(host: Host, bridge: Device, address: IPv4Address) -> Answer:
+def _unanswered(host: Host, bridge: Device, asker: Device | None, address: IPv4Address) -> Answer:
     """Why nobody behind a bridge answered for the address: what is wrong with the port behind which
     it should be, else with the tunnel."""
     space = host.space(bridge.space)
@@ -130,6 +130,10 @@ def _unanswered(host: Host, bridge: Device, address: IPv4Address) -> Answer:
         if peer is not None and any(a.ip == address for a in peer.addresses):
             return next(_faults(host, device, address, bridge), _missing(bridge, ""))
     tunnels = [d for d in space.devices.values() if isinstance(d.kind, Vxlan)]
+    elsewhere = [t for t in tunnels if t.master not in (None, bridge.name)]
+    if asker is not None and tunnels and elsewhere == tunnels:
+        other = f"{tunnels[0].name} of {tunnels[0].master}"
+        return _missing(asker, f"{asker.name} is a port of {bridge.name}, {other}")
     for tunnel in tunnels:
         for fault in _faults(host, tunnel, address, bridge if len(tunnels) == 1 else None):
             return fault

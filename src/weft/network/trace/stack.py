@@ -135,7 +135,7 @@ def _call(rules: Ruleset, chain: Chain, flight: Flight, note: Note) -> None:
 _MEANINGS = {
     "mesh-refuse": "no task of the service that publishes this port serves",
     "vip-refuse": "no task of the service with this virtual address serves",
-    "mesh-guard": "only hosts, and only for published ports, may send to a task on the ingress network",
+    "mesh-guard": "only hosts may send to a task on the ingress network, and for published ports",
     "source-guard": "a container may send only from its own addresses",
     "gateway-guard": "a container may send only from its own address",
     "gateway-entry": "the port is not published",

@@ -138,6 +138,7 @@ class _Walk:
         """Sends a packet of a local process. If rules change its mark or destination, the route is
         looked up again."""
         self._at(space, StepKind.SEND, "sends", flight)
+        self._tell_foreign(space)
         hop = self._route(space, flight, LOOPBACK)
         if flight.packet.source == ANY:
             flight.packet = flight.packet._replace(source=hop.source)
@@ -156,6 +157,7 @@ class _Walk:
         flight.input, flight.output = device, ""
         note = functools.partial(self._note, space, flight)
         self._at(space, StepKind.RECEIVE, f"in by {device}", flight, device)
+        self._tell_foreign(space)
         ip.hook(space, "prerouting", flight, note)
         ip.check_source(space, flight.packet, flight.mark, device)
         hop = self._route(space, flight, device)
@@ -249,7 +251,7 @@ class _Walk:
 
     def _route(self, space: Space, flight: Flight, input: str) -> ip.Hop:
         hop = ip.look_up(space, flight.packet, flight.mark, input)
-        if hop is None:
+        if hop is None or not hop.device:
             down = sorted(d.name for d in space.devices.values() if not d.up and d.name != LOOPBACK)
             raise Halt(
                 CauseKind.NO_ROUTE,
@@ -337,6 +339,12 @@ class _Walk:
         if flight.size > device.mtu:
             words = f"a packet of {flight.size} bytes would be dropped here"
             self._remark(CauseKind.TOO_LARGE, device, words, f"the MTU is {device.mtu}")
+
+    def _tell_foreign(self, space: Space) -> None:
+        if space.foreign:
+            words = f"not followed: {', '.join(space.foreign)}"
+            cause = Cause(CauseKind.NOT_FOLLOWED, space.name, "", words, "they may do more", "")
+            self.remarks.setdefault((space.name, "", cause.kind), cause)
 
     def _remark(self, kind: CauseKind, device: Device, words: str, missing: str) -> None:
         cause = Cause(kind, device.space, device.name, words, missing, ip.DAEMON)
@@ -444,7 +452,9 @@ class _Walk:
 
     # ---
 
-    def _fields(self, space: Space, packet: Packet) -> tuple[Packet, links.IsLocal, dict[str, int], Connections]:  # fmt: skip
+    def _fields(
+        self, space: Space, packet: Packet
+    ) -> tuple[Packet, links.IsLocal, dict[str, int], Connections]:
         memory, name = self.memory, space.name
         return packet, space.is_local, memory.counters(name), memory.connections(name)
 

@@ -1,0 +1,44 @@
+"""Walks a packet through this host's own kernel, as it is now.
+
+The walk itself is `network/trace/walk.py`. Here its state is read, one namespace after the other, as
+far as the packet comes; nothing of it leaves this host but the packet's way."""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from weft.errors import OperationFailed
+from weft.linux.base import Kernel
+from weft.model.trace import Entry, Flow, FromProcess, Passage
+from weft.network.kernel_state import HOST
+from weft.network.trace.flights import Memory
+from weft.network.trace.host import Seals, Unread
+from weft.network.trace.walk import walk
+
+
+async def passage(
+    kernel: Kernel,
+    entry: Entry,
+    flows: Iterable[Flow] = (),
+    seals: Seals | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> Passage:
+    """`flows`: of the packet that this one answers. `labels`: what namespaces are for. Raises
+    `OperationFailed`."""
+    whole = [HOST, *([entry.namespace] if isinstance(entry, FromProcess) else [])]
+    host = msgspec.structs.replace(await kernel.survey(whole), seals=seals)
+    known = tuple(flows)
+    while True:
+        try:
+            found = walk(host, entry, Memory(known))
+        except Unread as missing:
+            spaces = (await kernel.survey([missing.name], host)).spaces
+            if missing.name not in spaces or not spaces[missing.name].whole:
+                raise OperationFailed(
+                    f"cannot follow the packet: no network namespace {missing.name}"
+                ) from None
+            host = msgspec.structs.replace(host, spaces=spaces)
+            continue
+        named = {step.namespace for step in found.steps}
+        shown = {name: label for name, label in (labels or {}).items() if name in named}
+        return msgspec.structs.replace(found, labels=shown)
