@@ -1,7 +1,7 @@
 """Turns a user's request into the configuration of a plain container: the part that is known when
 it is made, and the part that it gets with its network each time it is started. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 
 import msgspec
@@ -90,13 +90,33 @@ def started_config(config: ContainerConfig, place: Place) -> ContainerConfig:
             resolv_conf=other.config.resolv_conf,
         )
     namespace = str(host.namespaces / place.namespace) if place.sandbox else ""
+    config = msgspec.structs.replace(
+        config, namespace=None if mode == "host" else namespace, sandbox_id=place.sandbox
+    )
+    return named_config(config, place)
+
+
+def named_config(config: ContainerConfig, place: Place) -> ContainerConfig:
+    """The container with the names that belong to its place."""
     return msgspec.structs.replace(
         config,
-        namespace=None if mode == "host" else namespace,
-        sandbox_id=place.sandbox,
         hosts=hosts_file(config, place),
-        resolv_conf=resolv_conf(config.spec, host.resolver, own=place.has_names),
+        resolv_conf=resolv_conf(config.spec, place.host.resolver, own=place.has_names),
     )
+
+
+def with_names_of(
+    config: ContainerConfig, containers: Iterable[Container]
+) -> Iterator[ContainerConfig]:
+    """Those that run in the network namespace of a container, with its names: in Docker they have
+    the same files."""
+    for other in containers:
+        plain = other.config.plain or PlainContainer()
+        is_there = plain.modes.network == f"{JOINED}{config.id}"
+        if is_there and other.state is ContainerState.RUNNING:
+            yield msgspec.structs.replace(
+                other.config, hosts=config.hosts, resolv_conf=config.resolv_conf
+            )
 
 
 def wanted_ports(

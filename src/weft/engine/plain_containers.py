@@ -17,10 +17,16 @@ from typing import Any
 
 import msgspec
 
-from weft.engine.container_config import HOST_GATEWAY
 from weft.engine.engine import Engine
-from weft.engine.plain_config import Place, plain_config, started_config, wanted_ports
+from weft.engine.plain_config import (
+    named_config,
+    plain_config,
+    started_config,
+    wanted_ports,
+    with_names_of,
+)
 from weft.engine.plain_life import Life
+from weft.engine.plain_places import place_of
 from weft.errors import (
     Conflict,
     Forbidden,
@@ -33,7 +39,6 @@ from weft.errors import (
     described,
 )
 from weft.model.addresses import Port, Protocol
-from weft.model.bridge_network import DEFAULT_NETWORK
 from weft.model.container import Container, ContainerConfig, ContainerState
 from weft.model.container_request import ContainerRequest
 from weft.model.endpoint_settings import EndpointSettings
@@ -251,7 +256,10 @@ class PlainContainers:
         present = self._get(id)
         plain = msgspec.structs.replace(_settings(present), networks=networks)
         config = msgspec.structs.replace(present.config, plain=plain)
-        await self._engine.runtime.configure(config)
+        if present.state is ContainerState.RUNNING:
+            config = named_config(config, place_of(self._engine, config, self._hostname))
+        for each in (config, *with_names_of(config, self._all())):
+            await self._engine.runtime.configure(each)
 
     async def remove(self, id: ContainerId, *, volumes: bool) -> None:
         """One that runs dies first."""
@@ -334,26 +342,12 @@ class PlainContainers:
 
     async def _connected(self, config: ContainerConfig) -> ContainerConfig:
         """The configuration with the network that the container has from now on."""
-        engine, plain = self._engine, config.plain or PlainContainer()
-        place = Place(host=engine.host(self._hostname), containers=engine.containers)
-        needs_gateway = any(HOST_GATEWAY in line for line in config.spec.hosts)
-        if needs_gateway and plain.modes.network != "host":
-            gateway = engine.local.get(DEFAULT_NETWORK).gateway
-            place = msgspec.structs.replace(place, gateway=gateway)
+        local, plain = self._engine.local, config.plain or PlainContainer()
         if plain.networks:
             ports = wanted_ports(plain, self._exposed(config))
-            sandbox = await engine.local.connect(
-                config.id, config.name, config.spec, plain.networks, ports
-            )
-            config = msgspec.structs.replace(config, ports=engine.local.ports(config.id))
-            place = msgspec.structs.replace(
-                place,
-                sandbox=sandbox.id,
-                namespace=sandbox.key,
-                addresses=tuple(endpoint.address.ip for endpoint in sandbox.endpoints),
-                has_names=engine.local.has_names(config.id),
-            )
-        return started_config(config, place)
+            await local.connect(config.id, config.name, config.spec, plain.networks, ports)
+            config = msgspec.structs.replace(config, ports=local.ports(config.id))
+        return started_config(config, place_of(self._engine, config, self._hostname))
 
     def _exposed(self, config: ContainerConfig) -> tuple[tuple[Port, Protocol], ...]:
         """By the image, which may be gone."""

@@ -95,8 +95,9 @@ class Runtime(Protocol):
         ...
 
     async def configure(self, config: ContainerConfig) -> Container:
-        """Gives a container another configuration. Limits hold at once; what else its processes have
-        stays until the next start. Raises `Conflict` if another container has the name."""
+        """Gives a container another configuration. Limits hold at once, and so do changes of
+        /etc/hosts and /etc/resolv.conf; what else its processes have stays until the next start.
+        Raises `Conflict` if another container has the name."""
         ...
 
     async def start(self, id: ContainerId, files: Sequence[MemoryFile] = ()) -> Container:

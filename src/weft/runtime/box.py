@@ -114,6 +114,12 @@ class Box:
     def write_container(self, **changes: Any) -> None:
         self.write(container=msgspec.structs.replace(self.container, **changes))
 
+    def configure(self, config: ContainerConfig, swap: int) -> None:
+        """`swap`: see `Container.memory_swap`. Raises `OperationFailed`."""
+        if self.is_running:
+            self.directory.renew_names(self.container.config, config)
+        self.write_container(config=config, memory_swap=swap)
+
     def not_started(self, error: BaseException, exit_code: int | None = None) -> None:
         """See `Runtime.not_started`. A start that was called off changes no exit code."""
         if isinstance(error, WeftError):

@@ -214,7 +214,7 @@ class ConmonRuntime:
             swap = checked_limits(config, self.limits_swap)
             if box.is_running:
                 await self._oci.update(config.id, box.write_resources(config, swap))
-        box.write_container(config=config, memory_swap=swap)
+        box.configure(config, swap)
         return box.container
 
     async def start(self, id: ContainerId, files: Sequence[MemoryFile] = ()) -> Container:

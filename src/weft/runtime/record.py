@@ -20,6 +20,7 @@
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -28,6 +29,7 @@ from weft.errors import Damaged, OperationFailed, cause_of
 from weft.model.codec import decode_hook, encode_hook
 from weft.model.container import Container, ContainerConfig
 from weft.runtime.limits_document import resources
+from weft.runtime.name_files import renewed_hosts, renewed_resolv_conf, rewrite
 from weft.system.files import make_directory, replace_file
 from weft.system.process import ProcessId
 from weft.system.trees import remove_tree
@@ -98,6 +100,23 @@ class Directory:
         """Raises `OperationFailed`."""
         for name, content in files.items():
             self._write(name, content, 0o644 if name in _SEEN_INSIDE else 0o600)
+
+    def renew_names(self, before: ContainerConfig, now: ContainerConfig) -> None:
+        """Changes the files of names of a running container as its configuration has changed. What
+        is not as it was written has been changed in the container, and stays. Raises
+        `OperationFailed`."""
+        for name, old, new, renewed in (
+            ("hosts", before.hosts, now.hosts, renewed_hosts),
+            ("resolv.conf", before.resolv_conf, now.resolv_conf, renewed_resolv_conf),
+        ):
+            if old == new:
+                continue
+            try:
+                rewrite(self.path / name, partial(renewed, old=old, new=new))
+            except OSError as error:
+                raise OperationFailed(
+                    f"cannot write {self.path / name}: {cause_of(error)}"
+                ) from error
 
     def write_resources(self, before: Container, config: ContainerConfig, swap: int) -> Path:
         """For the OCI runtime, which keeps a limit until it is told that there is none. `before`:

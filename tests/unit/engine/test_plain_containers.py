@@ -48,9 +48,8 @@ class Bed:
     async def run(
         self, name: str = "web", restart: RestartName = "no", most: int = 0, **settings: Any
     ) -> ContainerId:
-        plain = PlainContainer(
-            restart=RestartRule(restart, most), modes=NamespaceModes(network="none"), **settings
-        )
+        settings.setdefault("modes", NamespaceModes(network="none"))
+        plain = PlainContainer(restart=RestartRule(restart, most), **settings)
         request = ContainerRequest(name=name, spec=ContainerSpec(image="demo"), plain=plain)
         id = await self.plain.create(request)
         await self.plain.start(id)
@@ -365,3 +364,39 @@ async def test_changes_at_the_same_time_are_all_kept(bed: Bed) -> None:
         assert place is not None
         assert (len(place.endpoints), place.name) == (3, "other")
         assert config.sandbox_id == place.id
+
+
+@run
+async def test_names_follow_the_networks_of_a_running_container(bed: Bed) -> None:
+    """On a network that a user made its name server is Weft's; and each network has an address.
+    Who shares the container's network namespace sees the same."""
+    async with networks(bed):
+        for name in ("one", "two"):
+            await bed.engine.local.create(BridgeNetworkSpec(name=name))
+        id = await bed.run(networks=ON_BRIDGE)
+        joined = await bed.run("joined", modes=NamespaceModes(network=f"container:{id}"))
+
+        def seen(container: ContainerId) -> tuple[list[str], list[str]]:
+            config = bed.get(container).config
+            servers = [line for line in config.resolv_conf.splitlines() if "nameserver" in line]
+            own = [line.split()[0] for line in config.hosts.splitlines() if id[:12] in line]
+            return servers, own
+
+        ours, hosts = ["nameserver 127.0.0.11"], seen(id)[0]
+        assert hosts != ours
+        for do, network, servers in (
+            ("connect", "one", ours),
+            ("connect", "two", ours),
+            ("disconnect", "bridge", ours),
+            ("disconnect", "one", ours),
+            ("connect", "bridge", ours),
+            ("disconnect", "two", hosts),
+        ):
+            if do == "connect":
+                await bed.plain.connect(bed.get(id), EndpointSettings(network=network))
+            else:
+                await bed.plain.disconnect(bed.get(id), network, force=False)
+            place = bed.engine.local.sandbox(id)
+            assert place is not None
+            addresses = [str(endpoint.address.ip) for endpoint in place.endpoints]
+            assert seen(id) == seen(joined) == (servers, addresses), (do, network)

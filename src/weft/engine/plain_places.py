@@ -1,0 +1,30 @@
+"""Where a plain container runs or is about to run, as the engine knows it now."""
+
+import msgspec
+
+from weft.engine.container_config import HOST_GATEWAY
+from weft.engine.engine import Engine
+from weft.engine.plain_config import Place
+from weft.model.bridge_network import DEFAULT_NETWORK
+from weft.model.container import ContainerConfig
+from weft.model.plain_container import PlainContainer
+
+
+def place_of(engine: Engine, config: ContainerConfig, hostname: str) -> Place:
+    """`hostname`: the host's. Raises `NotFound` if the default network is needed and missing."""
+    plain = config.plain or PlainContainer()
+    place = Place(host=engine.host(hostname), containers=engine.containers)
+    needs_gateway = any(HOST_GATEWAY in line for line in config.spec.hosts)
+    if needs_gateway and plain.modes.network != "host":
+        gateway = engine.local.get(DEFAULT_NETWORK).gateway
+        place = msgspec.structs.replace(place, gateway=gateway)
+    sandbox = engine.local.sandbox(config.id)
+    if sandbox is None:
+        return place
+    return msgspec.structs.replace(
+        place,
+        sandbox=sandbox.id,
+        namespace=sandbox.key,
+        addresses=tuple(endpoint.address.ip for endpoint in sandbox.endpoints),
+        has_names=engine.local.has_names(config.id),
+    )
