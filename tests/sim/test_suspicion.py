@@ -3,6 +3,7 @@ In virtual time, with hosts that answer or do not."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from ipaddress import IPv4Address
 from typing import Never, TypeVar
 
@@ -11,6 +12,7 @@ import msgspec
 from tests.support import virtual_time
 from tests.support.control_room import ControlRoom
 from weft.control.assignments.views import network_views
+from weft.control.requests.nodes import farewell
 from weft.errors import OutOfSequence, Unavailable
 from weft.linux.fake_echo import FakeEcho
 from weft.manager.suspicion import PAUSE, Suspicion, addresses
@@ -367,6 +369,23 @@ def test_a_managers_own_host_that_others_suspect_is_believed_when_it_hears_of_it
         await hosts.store.commit([Put(msgspec.structs.replace(own, status=status))])
         await asyncio.sleep(0.5)
         assert hosts.disconnected() == set()
+
+    watch(scene)
+
+
+def test_a_host_that_has_said_that_it_is_shut_down_is_not_believed_because_it_answers() -> None:
+    """Before its session ends, and while its containers take their time to end; a manager's own
+    host as well."""
+
+    async def scene(hosts: Hosts) -> None:
+        for id in (WORKER, OWN):
+            await transact(hosts.store, partial(farewell, id=id, said="stopping", now=1))
+        await asyncio.sleep(30)
+        assert hosts.disconnected() == {WORKER, OWN}
+        for id in (WORKER, OWN):
+            hosts.suspicion.lost(id)
+        await asyncio.sleep(30)
+        assert hosts.disconnected() == {WORKER, OWN}
 
     watch(scene)
 

@@ -24,6 +24,7 @@ from ipaddress import IPv4Address
 
 import msgspec
 
+from weft.control.requests.nodes import HOST_STOPS
 from weft.errors import WeftError
 from weft.manager.transaction import transact
 from weft.model.ids import NodeId
@@ -276,7 +277,9 @@ def suspected(
 
 def is_suspected(node: Node, manager: NodeId) -> bool:
     """The node is suspect, and its session, if it has one, is with `manager`."""
-    return node.status.state is NodeState.DISCONNECTED and node.status.manager == manager
+    status = node.status
+    is_silent = status.state is NodeState.DISCONNECTED and status.message != HOST_STOPS
+    return is_silent and status.manager == manager
 
 
 def believed(state: ClusterState, id: NodeId, manager: NodeId, now: Nanoseconds) -> list[Change]:

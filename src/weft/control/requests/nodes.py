@@ -15,9 +15,12 @@ from weft.model.meta import Nanoseconds
 from weft.model.node import Node, NodeSpec, NodeState
 from weft.model.state import Change, ClusterState, Put, Remove, cluster_of
 
+HOST_STOPS = "its host is being shut down"
+"""The message of a node that has said so. Its host may answer for minutes, as long as its containers
+take to end, and is not to be believed meanwhile."""
 _ENDS: Mapping[str, tuple[NodeState, str]] = {
     "left": (NodeState.DOWN, "the node has left the swarm"),
-    "stopping": (NodeState.DISCONNECTED, "its host is being shut down"),
+    "stopping": (NodeState.DISCONNECTED, HOST_STOPS),
 }
 """The state of a node after its farewell."""
 
