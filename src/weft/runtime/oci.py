@@ -16,10 +16,10 @@ import msgspec
 
 from weft.errors import OperationFailed
 from weft.model.numbers import decimal
-from weft.system import scopes
+from weft.runtime.control_groups import ControlGroups, group_of, groups_of
 from weft.system.process import Output, Process, ProcessId, end_family, read, run, spawn
+from weft.system.scopes import CGROUPS
 
-_CGROUPS = Path("/sys/fs/cgroup")
 _CGROUP_TRIES, _CGROUP_PAUSE = 50, 0.01
 """Number of attempts to remove a cgroup, and seconds between them."""
 
@@ -43,6 +43,7 @@ class Oci:
         self.runtime = choose_runtime() if runtime == "auto" else runtime
         self.conmon = conmon
         self.patience = patience
+        self.groups = ControlGroups()
         self._root = ("--root", str(state))
 
     async def versions(self) -> tuple[str, str]:
@@ -92,7 +93,7 @@ class Oci:
                     f"cannot create container {id[:12]}:"
                     f" {_reason(message.message) or 'it ended at once'}"
                 )
-            await scopes.move(f"conmon-{id[:12]}", conmon.pid)
+            await self.groups.adopt_monitor(id, conmon.pid)
         except BaseException as error:
             await asyncio.shield(end_family(conmon))
             conmon.close()
@@ -165,13 +166,10 @@ class Oci:
     def processes(self, id: str) -> list[int]:
         """PIDs from the container's cgroup. The container is always in the hierarchy pids or
         memory."""
-        for path in (
-            _CGROUPS / "weft" / id,
-            _CGROUPS / "pids" / "weft" / id,
-            _CGROUPS / "memory" / "weft" / id,
-        ):
-            if (path / "cgroup.procs").exists():
-                return sorted(int(line) for line in (path / "cgroup.procs").read_text().split())
+        for controller in ("pids", "memory"):
+            path = group_of(id, controller) / "cgroup.procs"
+            if path.exists():
+                return sorted(int(line) for line in path.read_text().split())
         return []
 
     def exec_arguments(
@@ -194,18 +192,14 @@ class Oci:
 
 def choose_runtime() -> str:
     """crun is faster, but refuses a host that has both versions of cgroups."""
-    hybrid = (_CGROUPS / "unified").is_dir()
+    hybrid = (CGROUPS / "unified").is_dir()
     return "crun" if shutil.which("crun") and not hybrid else "runc"
-
-
-def cgroups_are_v2() -> bool:
-    return (_CGROUPS / "cgroup.controllers").exists()
 
 
 async def remove_cgroups(id: str) -> None:
     """Removes the cgroups, and kills the processes in them, of a container that the runtime could
     not make completely."""
-    for path in (*_CGROUPS.glob(f"weft/{id}"), *_CGROUPS.glob(f"*/weft/{id}")):
+    for path in groups_of(id):
         for _ in range(_CGROUP_TRIES):
             try:
                 for pid in (path / "cgroup.procs").read_text().split():

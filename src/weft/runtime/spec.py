@@ -88,9 +88,11 @@ def container_document(
     seccomp: Mapping[str, Any] | None,
     devices: Devices,
     mounts: UserMounts = NO_MOUNTS,
+    group: str = "/weft",
 ) -> bytes:
     """config.json for a container whose files (`merged`, `memory`, `hosts`, `hostname`, `resolv.conf`)
-    are in `directory`. `seccomp`: the filter for its capabilities; None: no filter."""
+    are in `directory`. `seccomp`: the filter for its capabilities; None: no filter. `group`: the
+    control group below which its own is to be."""
     config, spec, confinement = container.config, container.config.spec, container.confinement
     capabilities = capabilities_of(spec)
     variables = [
@@ -128,7 +130,7 @@ def container_document(
         ),
         "linux": {
             "namespaces": _namespaces(config, confinement),
-            "cgroupsPath": f"/weft/{config.id}",
+            "cgroupsPath": f"{group}/{config.id}",
             "devices": devices.nodes,
             "resources": resources(config, container.memory_swap) | {"devices": devices.rules},
             "sysctl": _sysctls(config),

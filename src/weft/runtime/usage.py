@@ -8,8 +8,10 @@ from pathlib import Path
 from weft.model.inside import BlockUse, CpuUse, InterfaceUse, MemoryUse, Usage
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.numbers import decimal
+from weft.runtime.control_groups import are_version_2, group_of
+from weft.system.scopes import CGROUPS
 
-CGROUPS, PROC = Path("/sys/fs/cgroup"), Path("/proc")
+PROC = Path("/proc")
 _MICROSECOND = 1000
 _SYSTEM_FIELDS = 7
 """The fields of the first line in /proc/stat that together are all the time: user to softirq
@@ -28,11 +30,10 @@ def read_usage(
     proc: Path = PROC,
 ) -> Usage:
     """`pid`: the container's first process. `own_network`: whether its interfaces are its own."""
-    is_unified = (cgroups / "cgroup.controllers").exists()
+    is_unified = are_version_2(cgroups)
 
     def read(controller: str, file: str) -> str:
-        group = cgroups / "weft" / id if is_unified else cgroups / controller / "weft" / id
-        return _content(group / file)
+        return _content(group_of(id, controller, cgroups) / file)
 
     system, cpus = _host_time(_content(proc / "stat"))
     host_memory = _pairs(_content(proc / "meminfo").replace(":", "")).get("MemTotal", 0) << 10
