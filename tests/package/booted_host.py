@@ -22,6 +22,7 @@ PACKAGES = (
     "libnftables1", "nftables", "iproute2", "etcd-server", "ca-certificates", "apparmor", "curl", "procps",
 )  # fmt: skip
 """What weft-swarm depends on and recommends, so that it can be installed without a network; and what tests look with."""
+INSTALL = "apt-get install -qq -y --no-install-recommends"
 ADDRESS = "10.59.75.11"
 SECONDS = 180
 _NUMBERS = itertools.count()
@@ -50,17 +51,28 @@ class BootedHost:
     def __init__(self, release: str, scratch: Path) -> None:
         """`scratch`: for its own files; must not be on an overlay."""
         self.release, self._scratch = release, scratch
-        self._group = f"weft-host-{os.getpid()}-{next(_NUMBERS)}"
         for name in ("upper", "work", "data", "root"):
             (scratch / name).mkdir()
-        with (scratch / "console").open("wb") as console:
+        self._power_on()
+
+    def _power_on(self) -> None:
+        self._group = f"weft-host-{os.getpid()}-{next(_NUMBERS)}"
+        with (self._scratch / "console").open("wb") as console:
             self._outer = subprocess.Popen(
-                ["unshare", "-m", "sh", _BOOT, base(release), scratch, ADDRESS, self._group],
+                ["unshare", "-m", "sh", _BOOT, base(self.release), self._scratch, ADDRESS, self._group],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
             )  # fmt: skip
         self._first = 0
+
+    def reboot(self) -> None:
+        """Shuts the host down and boots it again, from its disk."""
+        self.sh("systemctl --no-block reboot")
+        self._outer.wait(SECONDS)
+        self._remove_group()
+        self._power_on()
+        self.boot()
 
     def boot(self) -> None:
         """Returns when systemd has started all that it starts."""
@@ -110,11 +122,12 @@ class BootedHost:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._first:
-            os.kill(self._first, signal.SIGKILL)
-        else:
-            self._outer.kill()
+        if self._outer.poll() is None:
+            os.kill(self._first or self._outer.pid, signal.SIGKILL)
         self._outer.wait()
+        self._remove_group()
+
+    def _remove_group(self) -> None:
         # The kernel needs a moment to forget the last process of a control group.
         remove = (
             'mount -t cgroup2 cgroup2 "$1" && cd "$1" && for i in $(seq 100); do'

@@ -2,10 +2,14 @@
 
 import os
 import re
+import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.package.booted_host import BootedHost
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,3 +44,12 @@ def demo_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     archive = tmp_path_factory.mktemp("image") / "demo.tar"
     demo_image.build(archive)
     return archive
+
+
+@pytest.fixture(params=["bookworm", "trixie"])
+def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BootedHost]:
+    with BootedHost(request.param, tmp_path) as host:
+        host.boot()
+        host.put(Path(shutil.which("docker") or "docker"), "/usr/local/bin/docker")
+        host.sh("chmod 755 /usr/local/bin/docker")
+        yield host

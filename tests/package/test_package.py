@@ -1,33 +1,21 @@
 """The package on a host of each release, under systemd: from nothing to a service, upgraded, removed and purged."""
 
 import os
-import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.package.booted_host import ADDRESS, BootedHost
+from tests.package.booted_host import ADDRESS, INSTALL, BootedHost
 
 pytestmark = pytest.mark.root
-INSTALL = "apt-get install -qq -y --no-install-recommends"
 NOT_LOOKED_AT = ("/proc", "/sys", "/run", "/tmp", "/root", "/var/log", "/var/cache/apt", "/var/lib/apt")  # fmt: skip
 LIST = (
     r"find / -xdev \( " + " -o ".join(f"-path {path}" for path in NOT_LOOKED_AT) + r" \) -prune"
     r" -o -printf '%y %p\n' | sort"
 )
 MEGABYTES = 40
-
-
-@pytest.fixture(params=["bookworm", "trixie"])
-def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BootedHost]:
-    with BootedHost(request.param, tmp_path) as host:
-        host.boot()
-        host.put(Path(shutil.which("docker") or "docker"), "/usr/local/bin/docker")
-        host.sh("chmod 755 /usr/local/bin/docker")
-        yield host
 
 
 def answers(host: BootedHost) -> str:
@@ -107,7 +95,7 @@ def test_from_nothing_to_a_service_and_back(
     after = set(host.sh(LIST).splitlines())
     assert after ^ before <= {"d /var/lib/weft"}
     assert host.sh("ip rule; ip -br link") == routing
-    files = "ls -d /run/weft /run/docker /run/docker.sock /sys/fs/cgroup/weft 2>/dev/null"
+    files = "ls -d /run/weft /run/docker /run/docker.sock /sys/fs/cgroup/weft /sys/fs/cgroup/weft.slice 2>/dev/null"
     kernel = "nft list tables; ip route show table 5917 2>/dev/null"
     assert host.sh(f"{files}; {kernel}", check=False) == ""
     assert host.sh("ps -eo comm= | grep -E 'conmon|nginx|weft'", check=False) == ""

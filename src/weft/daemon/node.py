@@ -12,7 +12,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
@@ -44,9 +44,11 @@ from weft.linux.host_ports import check_free
 from weft.linux.kernel import RealKernel
 from weft.linux.xfrm import KernelEngine
 from weft.model.addresses import PortKey
+from weft.model.container import Container, ContainerState
 from weft.model.generic import GenericResource
 from weft.model.host import HostInfo
 from weft.model.ids import NodeId
+from weft.model.meta import SECOND
 from weft.model.registry import USUAL, RegistrySettings
 from weft.model.sandbox import GATEWAY_BRIDGE, GATEWAY_INTERFACE, NodeFacts
 from weft.network.flows import Stale
@@ -62,7 +64,7 @@ from weft.system import core_dumps
 from weft.system import journal as logs
 from weft.system.files import make_directory, make_missing
 from weft.system.garbage import ShortPasses
-from weft.system.service_manager import READY, STOPPING, ServiceManager
+from weft.system.service_manager import READY, STOPPING, ServiceManager, status
 from weft.system.tls_files import TlsFiles
 from weft.system.waiting import first
 
@@ -77,6 +79,10 @@ must be able to enter them. Files that are only for root have explicit modes."""
 UNFIT = 78
 """Exit status if this host or its configuration must be changed before a daemon can run here:
 EX_CONFIG of sysexits.h. The service manager need not try again."""
+
+_BESIDE_GRACE = 45.0
+"""Seconds that ending all containers with their host takes at most, besides their grace period: the
+swarm is told, connections find other tasks, what is mounted is unmounted."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +168,24 @@ class WeftNode:
         self._volume_store.load()
         await self.containers.load()
         await self.node.resume()
+
+    async def host_stops(self, extend: Callable[[float], None]) -> None:
+        """The host is being shut down: tells the swarm, and then ends all containers. `extend` is
+        told how many seconds that takes at most."""
+        longest = max((each.stop_grace_period for each in self._running()), default=0)
+        log.info("host.stopping containers=%d grace=%gs", len(self._running()), longest / SECOND)
+        extend(longest / SECOND + _BESIDE_GRACE)
+        await self.node.host_stops()
+        await self.containers.end_with_host()
+
+    def going_on(self) -> str:
+        """What outlives the daemon, for who stops it and not the host."""
+        count = len(self._running())
+        return f"{count} container{'s'[: count != 1]} run on without a daemon"
+
+    def _running(self) -> list[Container]:
+        found = self.containers.containers()
+        return [each for each in found if each.state is ContainerState.RUNNING]
 
     async def close(self) -> None:
         """Closes the daemon; containers, networks and traffic go on."""
@@ -251,10 +275,12 @@ async def _run(options: DaemonOptions, manager: ServiceManager) -> int:
         log.info("daemon.ready version=%s data_root=%s", node.node.info.version, options.data_root)
         manager.notify(READY)
         await first(stop.wait(), node.node.failed())
-        log.info("daemon.stopping")
         manager.notify(STOPPING)
         if await asyncio.to_thread(hostinfo.is_stopping):
-            await node.node.host_stops()
+            await node.host_stops(manager.extend)
+        else:
+            log.info("daemon.stopping said=%r", node.going_on())
+            manager.notify(status(node.going_on()))
         node.containers.look_away()
     finally:
         await metrics.close()

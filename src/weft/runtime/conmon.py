@@ -48,11 +48,13 @@ from weft.runtime.command import Command
 from weft.runtime.confinement import Confiner
 from weft.runtime.container_logs import ContainerLogs
 from weft.runtime.container_mounts import ContainerMounts
+from weft.runtime.control_groups import are_version_2
+from weft.runtime.host_stop import KILL_PATIENCE, end_with_host
 from weft.runtime.limits import checked_limits, swap_is_accounted
 from weft.runtime.logs import LogQuery
 from weft.runtime.maker import Maker
 from weft.runtime.mounts import make_private
-from weft.runtime.oci import Oci, cgroups_are_v2
+from weft.runtime.oci import Oci
 from weft.runtime.record import Directory
 from weft.runtime.remains import dissolve, found, unmount_below, unmount_own
 from weft.runtime.spec import command_document
@@ -63,10 +65,6 @@ from weft.system.files import make_directory
 from weft.system.process import adopt_orphans
 
 log = logging.getLogger(__name__)
-
-_KILL_PATIENCE = 10.0
-"""Seconds that a killed process may take to end: a process in an uninterruptible wait takes
-longer."""
 
 
 class ConmonRuntime:
@@ -92,7 +90,7 @@ class ConmonRuntime:
         self._loaded = False
         self._slots = asyncio.Semaphore(2 * (os.cpu_count() or 1))
         self.limits_swap = swap_is_accounted()
-        self.confiner = Confiner(self._run, cgroup_namespaces=cgroups_are_v2())
+        self.confiner = Confiner(self._run, cgroup_namespaces=are_version_2())
         self._maker = Maker(self._oci, images, self._mounts, self._logs, lambda: self.confiner)
         self.version = self.conmon_version = ""
         """Versions of the OCI runtime and of conmon: `runc 1.1.5`."""
@@ -134,8 +132,7 @@ class ConmonRuntime:
         box = await found(self._oci, directory)
         if box is None:
             return
-        id = box.container.id
-        self._boxes[id] = box
+        self._boxes[id := box.container.id] = box
         if box.is_prepared:
             return
         if box.container.state is ContainerState.EXITED:
@@ -357,7 +354,7 @@ class ConmonRuntime:
             box.init.kill(SIGKILL)
             await self._thaw(box)
         try:
-            async with asyncio.timeout(_KILL_PATIENCE):
+            async with asyncio.timeout(KILL_PATIENCE):
                 await box.ended.wait()
         except TimeoutError:
             raise OperationFailed(
@@ -469,8 +466,7 @@ class ConmonRuntime:
         return Command(new, id, document, self._oci, files, stdin=stdin, privileged=privileged)
 
     async def top(self, id: ContainerId) -> list[int]:
-        box = self._box(id)
-        box.check_running()
+        self._box(id).check_running()
         return self._oci.processes(id)
 
     def look_away(self) -> None:
@@ -479,6 +475,11 @@ class ConmonRuntime:
         for box in self._boxes.values():
             if box.watcher is not None:
                 box.watcher.cancel()
+
+    async def end_with_host(self) -> None:
+        """Ends all containers, since the host is being shut down: see `host_stop.py`."""
+        self.look_away()
+        await end_with_host(self._boxes.values(), self._thaw, self._put_away)
 
     async def close(self) -> None:
         self.look_away()

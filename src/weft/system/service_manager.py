@@ -26,6 +26,11 @@ READY = "READY=1"
 STOPPING = "STOPPING=1"
 
 
+def status(text: str) -> str:
+    """A state: what `systemctl status` is to show."""
+    return f"STATUS={text}"
+
+
 class ServiceManager:
     """Takes the variables out of the environment when it is made."""
 
@@ -57,6 +62,11 @@ class ServiceManager:
                 channel.sendto(state.encode(), address)
         except OSError as error:
             log.warning("service_manager.not_told state=%s cause=%s", state, cause_of(error))
+
+    def extend(self, seconds: float) -> None:
+        """The present start or stop takes that long at most, from now on: do not give it up before,
+        whatever its time limit is."""
+        self.notify(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
 
 
 def _listener(number: int) -> socket.socket:
