@@ -16,7 +16,6 @@ from tests.simulation.cluster import SimCluster
 from tests.simulation.host import SimHost
 from tests.support import virtual_time
 from tests.support.manager_scene import Swarm, play, web
-from weft.agent.workloads import TASK_LABEL
 from weft.manager.manager import Manager
 from weft.model.assignment import NetworkView, TaskAssignment
 from weft.model.container import Container
@@ -34,6 +33,7 @@ from weft.model.service import (
     UpdateConfig,
 )
 from weft.model.task import TaskState
+from weft.model.workload import TASK_LABEL
 from weft.network.kernel_state import HOST
 from weft.network.service_table import Published, service_table
 

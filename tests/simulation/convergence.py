@@ -8,7 +8,6 @@ import msgspec
 
 from tests.simulation.host import SimHost
 from tests.simulation.invariants import host_ports
-from weft.agent.workloads import TASK_LABEL
 from weft.control.assignments.assignment import assignment_for
 from weft.control.assignments.views import network_views
 from weft.model.ids import NodeId
@@ -16,6 +15,7 @@ from weft.model.node import Node, NodeState
 from weft.model.service import Service, UpdateState
 from weft.model.state import ClusterState
 from weft.model.task import Task, TaskState
+from weft.model.workload import TASK_LABEL
 
 UNDER_WAY = (UpdateState.UPDATING, UpdateState.ROLLBACK_STARTED)
 PAUSED = (UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED)

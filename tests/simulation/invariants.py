@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address
 from itertools import combinations
 
-from weft.agent.workloads import TASK_LABEL
 from weft.control.assignments.assignment import assignment_for
 from weft.control.assignments.views import network_views
 from weft.model.assignment import Assignment
@@ -27,6 +26,7 @@ from weft.model.node import Node
 from weft.model.service import Service
 from weft.model.state import ClusterState, Kind, Object, kind_of
 from weft.model.task import Task, TaskState
+from weft.model.workload import TASK_LABEL
 
 Held = tuple[NetworkId, IPv4Address]
 HostPort = tuple[str, int]

@@ -15,7 +15,6 @@ from tests.simulation.cluster import SimCluster
 from tests.simulation.host import IMAGE, SimHost
 from tests.simulation.ledger import Ledger
 from tests.simulation.processes import OUTSIDE
-from weft.agent.workloads import TASK_LABEL
 from weft.errors import WeftError
 from weft.manager.manager import Manager
 from weft.model.meta import SECOND
@@ -31,6 +30,7 @@ from weft.model.service import (
     UpdateConfig,
 )
 from weft.model.task import TaskState
+from weft.model.workload import TASK_LABEL
 
 UPDATE = UpdateConfig(parallelism=2, monitor=SECOND, failure_action="continue")
 SETTLE = 180.0

@@ -42,6 +42,7 @@ _REQUESTS: Mapping[str, str] = {
     "ExecWire": "`exec`",
     "ExecStartWire": "the start of `exec`",
     "AuthWire": "`/auth`",
+    "CaptureWire": "`/weft/capture`",
     "KeysWire": "`/weft/keys/update`",
 }
 """What the bodies describe, where the struct's name does not say it."""

@@ -31,7 +31,7 @@ from weft.agent.task_files import newly_supplied
 from weft.agent.task_steps import RebootVerdict, expired
 from weft.agent.tasks import TaskWorker
 from weft.agent.uplink import Uplink
-from weft.agent.workloads import TASK_LABEL
+from weft.engine.captures import Capture
 from weft.engine.engine import Engine
 from weft.engine.networking import Networking
 from weft.engine.pulls import Pulls
@@ -43,7 +43,8 @@ from weft.model.node import NodeDescription
 from weft.model.registry import RegistryAuth
 from weft.model.sandbox import NodeFacts, Sandbox
 from weft.model.task import TaskState, TaskStatus
-from weft.session.messages import EngineStateFrame, EngineStateRequest, LogsRequest
+from weft.model.workload import TASK_LABEL
+from weft.session.messages import CaptureRequest, EngineStateFrame, EngineStateRequest, LogsRequest
 from weft.system.supervision import contained, lasting
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,11 @@ class Agent:
         """Revision of the last assignment of which all was done when the next one came."""
         self.records = Records(self.disk.records)
         self.streams = StreamPublisher(
-            {LogsRequest: self._logs, EngineStateRequest: self._engine_state},
+            {
+                LogsRequest: self._logs,
+                EngineStateRequest: self._engine_state,
+                CaptureRequest: self._capture,
+            },
             adapters.managers.open_stream,
         )
         self._reboot = Reboot(engine, self.records, self._wake)
@@ -257,6 +262,9 @@ class Agent:
     async def _engine_state(self, request: EngineStateRequest) -> Frames:
         version, revision = self.description().engine_version, self.assignment.revision
         yield EngineStateFrame(engine_state(version, revision, self.networking))
+
+    def _capture(self, request: CaptureRequest) -> Frames:
+        return Capture(self.networking, self.engine.now, request.wanted).frames()
 
     # --- calls from workers
 

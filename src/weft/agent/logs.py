@@ -8,7 +8,6 @@ from contextlib import aclosing
 from functools import partial
 from typing import Protocol
 
-from weft.agent.workloads import SERVICE_LABEL, TASK_LABEL
 from weft.errors import NotFound, OperationFailed, WeftError
 from weft.model.container import Container, ContainerState, LogLine, NodeEvent
 from weft.model.ids import ContainerId, TaskId
@@ -16,6 +15,7 @@ from weft.model.log_details import Details, details
 from weft.model.log_options import READABLE
 from weft.model.logs import Pieces, Seen, note
 from weft.model.meta import Nanoseconds
+from weft.model.workload import SERVICE_LABEL, TASK_LABEL
 from weft.session.messages import LogLines, LogsRequest
 from weft.system.bounded_queue import BoundedQueue
 

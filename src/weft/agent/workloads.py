@@ -16,10 +16,7 @@ from weft.model.service import ContainerSpec
 from weft.model.task import TaskState
 from weft.model.task_templates import expanded, task_values
 from weft.model.template import Scope
-from weft.model.workload import Resident, Workload
-
-TASK_LABEL = "com.docker.swarm.task.id"
-SERVICE_LABEL = "com.docker.swarm.service.id"
+from weft.model.workload import SERVICE_LABEL, TASK_LABEL, Resident, Workload
 
 Tasks = Mapping[TaskId, TaskAssignment]
 

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 from weft.api.request_tally import RequestTally
 from weft.model.bridge_network import BridgeNetwork, BridgeNetworkSpec
+from weft.model.capture import CaptureEvent, CaptureWanted
 from weft.model.cluster import Cluster, ClusterSpec, JoinTokens, RootCa
 from weft.model.container import Container, NodeEvent
 from weft.model.container_request import ContainerRequest
@@ -62,6 +63,11 @@ class Swarm(Protocol):
     def logs(self, wanted: LogsWanted) -> AsyncGenerator[Sequence[TaskLog], None]:
         """Log lines in the order in which the nodes send them. Raises `Unavailable` at the end,
         with Docker's text, if lines are missing."""
+        ...
+
+    def capture(self, wanted: CaptureWanted) -> AsyncGenerator[CaptureEvent, None]:
+        """Packets, in the order in which each node sends them, until what is watched is
+        removed."""
         ...
 
     async def update_cluster(

@@ -46,6 +46,22 @@ class Api:
             "POST", path, json.dumps(body).encode() if body is not None else b"", "application/json"
         )
 
+    def stream(self, path: str, body: object) -> http.client.HTTPResponse:
+        """An answer that comes piece by piece, without limit on time; to be closed."""
+        connection = UnixConnection(self._path, self._seconds)
+        try:
+            headers = {"Content-Type": "application/json"}
+            connection.request("POST", f"/{VERSION}{path}", json.dumps(body).encode(), headers)
+            response = connection.getresponse()
+            if response.status >= 400:
+                raise OperationFailed(f"POST {path}: {_message(response.read())}")
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise Unavailable(f"cannot reach the daemon at {self._path}: {error}") from error
+        if connection.sock is not None:
+            connection.sock.settimeout(None)
+        return response
+
     def has(self, path: str) -> bool:
         """Whether the object exists; False if the API cannot tell yet."""
         try:

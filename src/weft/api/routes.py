@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from weft.api import (
     archives,
+    captures,
     commits,
     container_streams,
     containers,
@@ -143,6 +144,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/weft/keys", keys.inspect),
     ("POST", "/weft/keys/rotate", keys.rotate),
     ("POST", "/weft/keys/update", keys.update),
+    ("POST", "/weft/capture", captures.capture),
     ("GET", "/plugins", empty([])),
     ("GET", "/plugins/privileges", refuse("installing plugins")),
     ("POST", "/plugins/pull", refuse("installing plugins")),
@@ -163,6 +165,7 @@ INTERRUPTIBLE: frozenset[Handler] = frozenset(
         exec.start,
         container_streams.attach,
         archives.write,
+        captures.capture,
     )
 )
 """Requests other than GET that end when their client disconnects. All other requests that are not
@@ -179,6 +182,7 @@ SHARED = (
     "/services",
     "/swarm",
     "/tasks",
+    "/weft/capture",
     "/weft/keys",
 )
 """Answers under these paths come from the state that all managers share."""

@@ -10,6 +10,7 @@ from weft import VERSION
 from weft.errors import WeftError
 
 COMMANDS = {
+    "capture": "weft.cli.capture",
     "check": "weft.cli.check",
     "daemon": "weft.cli.daemon",
     "keys": "weft.cli.keys",

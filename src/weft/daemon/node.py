@@ -42,6 +42,7 @@ from weft.linux.esp import datapath
 from weft.linux.esp.client import UserspaceEngine
 from weft.linux.host_ports import check_free
 from weft.linux.kernel import RealKernel
+from weft.linux.packet_ring import open_ring
 from weft.linux.xfrm import KernelEngine
 from weft.model.addresses import PortKey
 from weft.model.container import Container, ContainerState
@@ -221,6 +222,8 @@ class WeftNode:
             ),
             check_port=check_free,
             accepted=accepted,
+            open_tap=open_ring,
+            uplink=lambda address: host.interface_with(address).name,
             esp=self._esp,
             no_esp=self._no_esp,
             namespaces=directory,

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import msgspec
 
-from weft.linux.base import EspEngine, Kernel
+from weft.errors import OperationFailed
+from weft.linux.base import EspEngine, Kernel, PacketTap
 from weft.model.addresses import Port, Protocol
+from weft.model.capture import Instruction
 from weft.model.meta import Nanoseconds
 from weft.network.flows import Stale
 from weft.runtime.base import Images, Runtime, Volumes
@@ -48,6 +50,20 @@ that id; 0 if there is no such process."""
 CheckPort = Callable[[Protocol, Port, IPv4Address | None], None]
 """Raises `OperationFailed` if a program of the host has the port, on that address or on any
 (None)."""
+
+OpenTap = Callable[[Path | None, str, Sequence[Instruction], int], Awaitable[PacketTap]]
+"""(namespace file, interface, filter, bytes of memory) -> the packets of the interface. Raises
+`OperationFailed`."""
+
+
+async def _no_tap(
+    namespace: Path | None, device: str, program: Sequence[Instruction], memory: int
+) -> PacketTap:
+    raise OperationFailed(f"cannot watch interface {device}: this node has no packets")
+
+
+def _no_uplink(address: IPv4Address) -> str:
+    raise OperationFailed("cannot watch the underlay: this node has none")
 
 
 async def _open_here(
@@ -101,6 +117,9 @@ class NetworkAdapters:
     flush_flows: FlushFlows = _no_flows
     check_port: CheckPort = _no_programs
     accepted: Accepted = _none_accepted
+    open_tap: OpenTap = _no_tap
+    uplink: Callable[[IPv4Address], str] = _no_uplink
+    """Name of the host's interface with the address. Raises `WeftError`."""
     esp: EspEngine | None = None
     """Encrypts the traffic of encrypted networks."""
     no_esp: str = "this node has no ESP engine"

@@ -22,7 +22,9 @@ from weft.engine.footprint import of_sandbox
 from weft.engine.local_allocation import taken_port
 from weft.engine.resolver import REOPEN_PAUSE, Resolvers
 from weft.errors import OperationFailed, WeftError
+from weft.linux.base import PacketTap
 from weft.model.assignment import Overlays
+from weft.model.capture import CaptureWanted, Instruction
 from weft.model.ids import ContainerId, WorkloadId
 from weft.model.local_network import LocalEndpoint, LocalNetwork
 from weft.model.sandbox import NodeFacts, Sandbox
@@ -30,6 +32,7 @@ from weft.model.service import PublishedPort
 from weft.model.workload import Resident, Workload
 from weft.network.desired import SwarmPart
 from weft.network.sandbox import hides_gateway
+from weft.network.vantage import Vantage, vantages, wire_filter
 from weft.system.supervision import lasting
 
 log = logging.getLogger(__name__)
@@ -143,6 +146,23 @@ class Networking:
     def networks(self) -> int:
         """Number of networks in the desired state, besides those of every host."""
         return len(self._overlays.networks)
+
+    # --- what a capture sees
+
+    def vantages(self, wanted: CaptureWanted) -> list[Vantage]:
+        return list(vantages(self._overlays, self._here, wanted))
+
+    async def open_tap(
+        self, vantage: Vantage, program: Sequence[Instruction], memory: int
+    ) -> PacketTap:
+        """Raises `WeftError`."""
+        adapters = self._engine.adapters.network
+        if not vantage.device:
+            device = adapters.uplink(self.facts.data_path_address)
+            program = wire_filter(self._overlays.data_path_port)
+            return await adapters.open_tap(None, device, program, memory)
+        path = adapters.namespaces / vantage.namespace
+        return await adapters.open_tap(path, vantage.device, program, memory)
 
     # --- what the API shows
 

@@ -1,1 +1,1 @@
-"""Looking at the running system: metrics. Changes nothing of what it looks at."""
+"""Looking at the running system: metrics and captured packets. Changes nothing of what it looks at."""

@@ -84,3 +84,18 @@ class EspEngine(Protocol):
     async def close(self) -> None:
         """Disconnects; the engine works on without the daemon."""
         ...
+
+
+class PacketTap(Protocol):
+    """Copies of the packets of one interface, from its opening on."""
+
+    async def read(self) -> bytes:
+        """At least one packet, as records (`model/capture.py`). Raises `OperationFailed` if the
+        interface is gone or down."""
+        ...
+
+    def dropped(self) -> int:
+        """The packets that were lost since the last call, because `read` came too late."""
+        ...
+
+    def close(self) -> None: ...

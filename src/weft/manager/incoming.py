@@ -17,6 +17,7 @@ from typing import TypeVar, cast
 import msgspec
 
 from weft.errors import FailedPrecondition, InvalidArgument
+from weft.model.capture import CaptureFrame
 from weft.model.cluster import Cluster
 from weft.model.engine_state import EngineFailure, EngineState
 from weft.model.generic import MAX_RESOURCES, MAX_TEXT
@@ -56,6 +57,10 @@ MAX_CSR = 16 << 10
 MAX_TOKEN = 256
 MAX_REASON = 1000
 """Characters kept of the reason of a goodbye, of an error that ends a stream, and of a failure."""
+MAX_INTERFACES = 10_000
+"""Entries of each kind in a frame of a capture."""
+MAX_INTERFACE = 300
+"""Characters of an interface's name, which has a task's or a network's name in it."""
 MAX_PORTS = 1000
 """Ports of one task."""
 MAX_LINES, MAX_LINE = 4096, 64 << 10
@@ -112,6 +117,8 @@ def _checked(message: object, source: str) -> object:
             _lines(message, lines)
         case EngineStateFrame(state):
             return EngineStateFrame(_engine_state(state))
+        case CaptureFrame():
+            return _capture(message)
         case StreamEnd(error):
             return StreamEnd(cut(error, MAX_REASON))
         case AdmissionRequest():
@@ -258,6 +265,23 @@ def _engine_state(state: EngineState) -> EngineState:
         for each in state.failures
     )
     return msgspec.structs.replace(state, failures=failures)
+
+
+def _capture(frame: CaptureFrame) -> CaptureFrame:
+    _within("clock", frame.now, INT64)
+    counts = {"opened": frame.opened, "packets": frame.packets, "dropped": frame.dropped}
+    for field, entries in counts.items():
+        _at_most(field, len(entries), MAX_INTERFACES)
+        for number, *_ in entries:
+            _within("interface", number, INT64)
+    for _, name in frame.opened:
+        _printable("interface", name, MAX_INTERFACE)
+    for _, packets in frame.dropped:
+        _within("dropped packets", packets, INT64)
+    _at_most("failed", len(frame.failed), MAX_INTERFACES)
+    return msgspec.structs.replace(
+        frame, failed=tuple(cut(text, MAX_REASON) for text in frame.failed)
+    )
 
 
 def _lines(message: LogLines, lines: Sequence[object]) -> None:

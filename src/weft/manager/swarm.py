@@ -18,12 +18,14 @@ from weft.errors import Unavailable
 from weft.manager import data, networks
 from weft.manager.autolock import Autolock
 from weft.manager.broker import StreamBroker
+from weft.manager.captures import capture
 from weft.manager.events import node_events
 from weft.manager.logs import read_logs
 from weft.manager.ports import HostSettings, ManagerPorts
 from weft.manager.registry_auths import RegistryAuths
 from weft.manager.transaction import transact
 from weft.manager.vault import Vault
+from weft.model.capture import CaptureEvent, CaptureWanted
 from weft.model.cluster import Cluster, ClusterSpec, JoinTokens, RootCa
 from weft.model.container import NodeEvent
 from weft.model.ids import SWARM_ID_BYTES, NetworkId, NodeId, ServiceId, swarm_id
@@ -100,6 +102,9 @@ class Swarm:
 
     def logs(self, wanted: LogsWanted) -> AsyncGenerator[Sequence[TaskLog], None]:
         return read_logs(self._streams, self._store, wanted)
+
+    def capture(self, wanted: CaptureWanted) -> AsyncGenerator[CaptureEvent, None]:
+        return capture(self._streams, self._store, self._ports.clock, wanted)
 
     # --- the cluster
 

@@ -15,6 +15,10 @@ from weft.model.sandbox import Sandbox
 from weft.model.service import ContainerSpec, PublishedPort, Resources
 from weft.model.task import Attachment
 
+TASK_LABEL = "com.docker.swarm.task.id"
+SERVICE_LABEL = "com.docker.swarm.service.id"
+"""Labels of a task's container."""
+
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
     id: WorkloadId

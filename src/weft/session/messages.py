@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from weft.model.assignment import AssignmentChange
+from weft.model.capture import CaptureFrame, CaptureWanted
 from weft.model.certificate import ManagerCertificate
 from weft.model.container import LogLine
 from weft.model.engine_state import EngineState
@@ -171,7 +172,13 @@ class EngineStateRequest(msgspec.Struct, frozen=True, tag="engine state"):
     """Asks for the present state of the node's engine, once."""
 
 
-StreamRequest = LogsRequest | EngineStateRequest
+class CaptureRequest(msgspec.Struct, frozen=True, tag="capture"):
+    """Asks for packets of the node's interfaces, without end."""
+
+    wanted: CaptureWanted
+
+
+StreamRequest = LogsRequest | EngineStateRequest | CaptureRequest
 """What a stream is to carry. The tag is the stream's kind."""
 
 
@@ -244,5 +251,5 @@ FromManager = (
     | Publish
     | Goodbye
 )
-Frame = LogLines | EngineStateFrame
+Frame = LogLines | EngineStateFrame | CaptureFrame
 FromPublisher = Frame | StreamEnd

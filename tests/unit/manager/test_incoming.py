@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from weft.errors import InvalidArgument
 from weft.manager import incoming
 from weft.manager.incoming import address_owners, checked
+from weft.model.capture import CaptureFrame
 from weft.model.container import LogLine
 from weft.model.engine_state import EngineFailure, EngineState
 from weft.model.generic import GenericResource
@@ -60,11 +61,14 @@ ENGINE = EngineState(
     version="0.1.0", revision=7, settled=True, sandboxes=3, networks=2, failures=(EngineFailure("add link", "no such device"),),
     failed=1,
 )  # fmt: skip
+CAPTURED = CaptureFrame(
+    now=1, opened=((0, "webapp.1/eth0"),), packets=((0, b"x"),), dropped=((0, 3),), failed=("db.1/eth0: gone",)
+)  # fmt: skip
 GOOD = (
     HELLO, Heartbeat(), StatusUpdate(1, ((TaskId("t1"), STATUS),)), CertificateRequest("-----BEGIN", "10.0.0.5"),
     NodeFarewell("leaving"),
     Goodbye("agent ends the session"), LogLines(((TaskId("t1"), LogLine(1, 1, b"hello\n")),)), StreamEnd("cannot read"),
-    EngineStateFrame(ENGINE), ADMISSION, MemberRequest(peer_url="https://10.0.0.5:2380", manager_address="10.0.0.5:2377"),
+    EngineStateFrame(ENGINE), CAPTURED, ADMISSION, MemberRequest(peer_url="https://10.0.0.5:2380", manager_address="10.0.0.5:2377"),
     PublishRequest(
         node=NodeId("n1"),
         publish=Publish(subscription="s", manager="10.0.0.1:2377", request=LogsRequest(wanted=LogsWanted())),
@@ -88,6 +92,10 @@ def update(id: str = "t1", **fields: Any) -> StatusUpdate:
 
 def engine(**fields: Any) -> EngineStateFrame:
     return EngineStateFrame(msgspec.structs.replace(ENGINE, **fields))
+
+
+def captured(**fields: Any) -> CaptureFrame:
+    return msgspec.structs.replace(CAPTURED, **fields)
 
 
 def lines(
@@ -162,6 +170,14 @@ def test_every_kind_that_a_node_may_send_is_checked() -> None:
         (engine(revision=2**63), "revision"),
         (engine(networks=-1), "networks -1"),
         (engine(failures=ENGINE.failures * 21), "21 failures are more than 20"),
+        (captured(now=-1), "cannot accept CaptureFrame: clock -1"),
+        (captured(opened=((0, "\x1b[2J"),)), "interface"),
+        (captured(opened=((0, "x" * 301),)), "interface has 301"),
+        (captured(opened=((-1, "x"),)), "interface -1"),
+        (captured(packets=((2**63, b""),)), "interface"),
+        (captured(dropped=((0, -1),)), "dropped packets -1"),
+        (captured(packets=CAPTURED.packets * 10_001), "10001 packets are more than 10000"),
+        (captured(failed=("x",) * 10_001), "10001 failed"),
         (lines(count=5000), "5000 lines are more than 4096"),
         (lines(stream=3), "stream 3 is neither"),
         (lines(at=2**63), "timestamp"),

@@ -1,0 +1,192 @@
+"""`weft capture`: the packets of a network, service or task, from all its nodes, through the API of
+a manager."""
+
+import http.client
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+import click
+import msgspec
+
+from weft import VERSION
+from weft.api.client import Api
+from weft.cli.keys import socket_path
+from weft.errors import OperationFailed, Unavailable, cause_of
+from weft.lens.capture.filters import compiled
+from weft.lens.capture.lines import line
+from weft.lens.capture.order import Order, Packet
+from weft.lens.capture.pcapng import Writer
+from weft.model.capture import (
+    LENGTH,
+    MAX_PACKET,
+    CaptureEvent,
+    CaptureFailed,
+    CaptureNames,
+    NodeGone,
+    NodePackets,
+)
+
+LINGER = 0.5
+"""Seconds. A node hands packets over 0.1 s after it has seen them."""
+COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
+
+
+class Output(Protocol):
+    def names(self, names: tuple[tuple[str, str], ...]) -> None: ...
+
+    def packet(self, packet: Packet) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def lost(self, place: str, packets: int, time: int) -> None: ...
+
+
+class Lines:
+    """A line for each packet; on a terminal, each place has a colour."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+        self._places: dict[str, int] = {}
+
+    def names(self, names: tuple[tuple[str, str], ...]) -> None:
+        self._names = dict(names)
+
+    def packet(self, packet: Packet) -> None:
+        number = self._places.setdefault(packet.place, len(self._places))
+        text = line(packet, self._names)
+        click.echo(click.style(text, fg=COLOURS[number % len(COLOURS)]))
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+    def lost(self, place: str, packets: int, time: int) -> None:
+        """Said at the end, as for a file."""
+
+
+class Session:
+    """One capture, from its events to its output."""
+
+    def __init__(self, output: Output, most: int | None) -> None:
+        self._output = output
+        self._left = most
+        self._order = Order()
+        self._dropped: Counter[str] = Counter()
+        self._taken = 0
+        self._latest = 0
+
+    def run(self, events: Iterator[CaptureEvent]) -> None:
+        """Until the events end, `most` packets were seen, or the user interrupts."""
+        try:
+            for event in events:
+                if not self._take(event):
+                    return
+            self._write(self._order.rest())
+        except KeyboardInterrupt:
+            self._write(self._order.rest())
+        finally:
+            self._close()
+
+    def _take(self, event: CaptureEvent) -> bool:
+        match event:
+            case CaptureNames(names):
+                self._output.names(names)
+            case NodeGone(node, cause):
+                click.echo(f"weft: {node}: no more packets: {cause}", err=True)
+            case CaptureFailed(cause):
+                raise OperationFailed(cause)
+            case NodePackets(node, _, frame):
+                for _, name in frame.opened:
+                    click.echo(f"weft: watching {node}/{name}", err=True)
+                for text in frame.failed:
+                    click.echo(f"weft: {node}: cannot watch {text}", err=True)
+                goes_on = self._write(self._order.add(event))
+                for number, lost in frame.dropped:
+                    self._dropped[f"{node}/{self._order.name(node, number)}"] += lost
+                return goes_on
+        return True
+
+    def _write(self, packets: Iterator[Packet]) -> bool:
+        """False if these were enough."""
+        for packet in packets:
+            if self._left == 0:
+                return False
+            self._output.packet(packet)
+            self._taken += 1
+            self._latest = packet.time
+            if self._left is not None:
+                self._left -= 1
+        self._output.flush()
+        return self._left != 0
+
+    def _close(self) -> None:
+        for place, lost in self._dropped.items():
+            self._output.lost(place, lost, self._latest)
+            click.echo(f"weft: {place}: {lost} packets dropped", err=True)
+        self._output.flush()
+        click.echo(f"weft: {self._taken} packets", err=True)
+
+
+def events(answer: http.client.HTTPResponse) -> Iterator[CaptureEvent]:
+    """Raises `Unavailable` if the connection is lost."""
+    decoder = msgspec.msgpack.Decoder(CaptureEvent)
+    try:
+        while head := answer.read(LENGTH.size):
+            yield decoder.decode(answer.read(LENGTH.unpack(head)[0]))
+    except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
+        raise Unavailable(f"the capture was cut off: {error}") from error
+
+
+@click.command("capture")
+@click.argument("name", metavar="NETWORK|SERVICE|TASK")
+@click.option("-w", "--write", "path", metavar="FILE", help="Write pcapng; - is standard output.")
+@click.option(
+    "--filter", "expression", default="", metavar="EXPR", help="As tcpdump's, `tcp port 80`."
+)
+@click.option("-c", "--count", type=click.IntRange(1), help="End after so many packets.")
+@click.option(
+    "-s", "--snaplen", type=click.IntRange(64, MAX_PACKET), default=MAX_PACKET,
+    help="Bytes to keep of each packet.",
+)  # fmt: skip
+@click.option("--underlay", is_flag=True, help="Also the packets between the hosts: VXLAN, ESP.")
+def command(
+    name: str, path: str | None, expression: str, count: int | None, snaplen: int, underlay: bool
+) -> None:
+    """Watch the packets of a network, service or task on all its nodes.
+
+    Without -w, a line is shown for each packet. Packets of encrypted networks are seen in clear,
+    before they are sealed; --underlay shows what leaves the hosts.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end_soon)
+    body = {"Name": name, "Underlay": underlay, "Filter": compiled(expression, snaplen)}
+    with ExitStack() as opened:
+        answer = opened.enter_context(closing(Api(socket_path(), 30).stream("/weft/capture", body)))
+        output: Output = Lines() if path is None else _file(path, snaplen, opened)
+        try:
+            Session(output, count).run(events(answer))
+        except BrokenPipeError:  # the reader of standard output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _end_soon(number: int, frame: FrameType | None) -> None:
+    """Ends the capture when what was seen before has arrived; the second time, at once."""
+    signal.signal(number, signal.default_int_handler)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, LINGER)
+
+
+def _file(path: str, snaplen: int, opened: ExitStack) -> Writer:
+    """Raises `OperationFailed`."""
+    if path == "-":
+        return Writer(sys.stdout.buffer, f"weft {VERSION}", snaplen)
+    try:
+        return Writer(opened.enter_context(Path(path).open("wb")), f"weft {VERSION}", snaplen)
+    except OSError as error:
+        raise OperationFailed(f"cannot write {path}: {cause_of(error)}") from error

@@ -1,0 +1,1 @@
+"""Captured packets: in order, as a file that other programs read, or a line each."""

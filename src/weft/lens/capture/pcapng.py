@@ -1,0 +1,87 @@
+"""Writes packets as pcapng, which Wireshark, tshark and tcpdump read: one interface description for
+each place where packets were seen, and the names of addresses.
+
+Format: draft-ietf-opsawg-pcapng. A block is its type, its total length, a body padded to four
+bytes, and the total length again. Numbers have the byte order of the section header; here it is
+little-endian.
+"""
+
+import struct
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address
+from typing import BinaryIO
+
+from weft.lens.capture.order import Packet
+
+_SECTION, _INTERFACE, _NAMES, _STATISTICS, _PACKET = 0x0A0D0D0A, 1, 4, 5, 6
+_ETHERNET = 1
+_BYTE_ORDER = 0x1A2B3C4D
+_NAME_IPV4 = 1
+_APPLICATION = 4
+_IF_NAME, _IF_RESOLUTION = 2, 9
+_FLAGS, _INBOUND, _OUTBOUND = 2, 1, 2
+_IF_DROPPED = 5
+_NANOSECONDS = b"\x09"
+
+Option = tuple[int, bytes]
+
+
+class Writer:
+    """The blocks of one capture. `flush` after each batch lets a reader follow."""
+
+    def __init__(self, out: BinaryIO, application: str, snaplen: int) -> None:
+        self._out = out
+        self._snaplen = snaplen
+        self._interfaces: dict[str, int] = {}
+        head = struct.pack("<IHHq", _BYTE_ORDER, 1, 0, -1)
+        self._write(_SECTION, head, [(_APPLICATION, application.encode())])
+
+    def names(self, names: Iterable[tuple[str, str]]) -> None:
+        """IPv4 addresses and their names."""
+        body = b"".join(
+            _padded_record(_NAME_IPV4, IPv4Address(address).packed + name.encode() + b"\0")
+            for address, name in names
+        )
+        if body:
+            self._write(_NAMES, body + struct.pack("<HH", 0, 0), [])
+
+    def packet(self, packet: Packet) -> None:
+        record = packet.record
+        interface = self._interface(packet.place)
+        high, low = divmod(packet.time, 2**32)
+        head = struct.pack("<IIIII", interface, high, low, len(record.data), record.length)
+        flags = struct.pack("<I", _OUTBOUND if record.sent else _INBOUND)
+        self._write(_PACKET, head + _padded(record.data), [(_FLAGS, flags)])
+
+    def lost(self, place: str, packets: int, time: int) -> None:
+        """How many packets of an interface were dropped in all."""
+        high, low = divmod(time, 2**32)
+        head = struct.pack("<III", self._interface(place), high, low)
+        self._write(_STATISTICS, head, [(_IF_DROPPED, struct.pack("<Q", packets))])
+
+    def flush(self) -> None:
+        self._out.flush()
+
+    def _interface(self, place: str) -> int:
+        if place not in self._interfaces:
+            head = struct.pack("<HHI", _ETHERNET, 0, self._snaplen)
+            self._write(
+                _INTERFACE, head, [(_IF_NAME, place.encode()), (_IF_RESOLUTION, _NANOSECONDS)]
+            )
+            self._interfaces[place] = len(self._interfaces)
+        return self._interfaces[place]
+
+    def _write(self, kind: int, body: bytes, options: Sequence[Option]) -> None:
+        if options:
+            body += b"".join(_padded_record(*option) for option in options)
+            body += struct.pack("<HH", 0, 0)
+        length = struct.pack("<I", len(body) + 12)
+        self._out.write(struct.pack("<I", kind) + length + body + length)
+
+
+def _padded_record(code: int, value: bytes) -> bytes:
+    return struct.pack("<HH", code, len(value)) + _padded(value)
+
+
+def _padded(data: bytes) -> bytes:
+    return data + bytes(-len(data) % 4)
