@@ -12,18 +12,28 @@ from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.support.certified import free_port
 from tests.support.members import Host, until
 from weft.daemon.swarm_node import SwarmNode
-from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, OperationFailed, Unavailable
+from weft.errors import (
+    FailedPrecondition,
+    Forbidden,
+    InvalidArgument,
+    OperationFailed,
+    Unauthorized,
+    Unavailable,
+)
 from weft.model.ids import ClusterId, NodeId
 from weft.model.meta import SECOND
 from weft.model.network import NetworkSpec
 from weft.model.node import Node, NodeSpec, NodeState, Role
-from weft.pki import authority
+from weft.model.secret import DataSpec
+from weft.pki import authority, unlock_key
+from weft.pki.sealing import SealingKey
 from weft.store.etcd.base import after
 from weft.store.etcd.external import FLAGS, ExternalEtcd
 from weft.system.tls_files import TlsFiles
@@ -230,6 +240,51 @@ def test_the_other_leads_when_one_is_killed(tmp_path: Path) -> None:
         await second.manager.swarm.create_network(NetworkSpec(name="more"))
 
     play(tmp_path, scene)
+
+
+def test_managers_are_locked_and_go_on_with_the_key(tmp_path: Path) -> None:
+    """All of them at once, after a power failure: what the external etcd has cannot be read without
+    their files."""
+
+    async def scene(etcd: Etcd, host: Callable[..., Host]) -> None:
+        first, second = await two(host)
+        await first.manager.swarm.create_data("secret", DataSpec(name="token"), b"deep dark secret")
+        await auto_lock(first, True)
+        key = await first.manager.swarm.unlock_key()
+        for each in (first, second):
+            await until(lambda it=each: b"weft-locked" in private_key(it))
+        for each in (first, second):
+            await each.stop()
+        for each in (first, second):
+            await each.resume()
+            assert each.up.is_locked
+            with pytest.raises(Unauthorized):
+                await each.up.unlock(SealingKey(bytes(32)))
+            assert each.up.manager is None
+        await second.up.unlock(unlock_key.parse(key))
+        await until(second.leads)
+        await first.up.unlock(unlock_key.parse(key))
+        await until(lambda: len(second.manager.swarm.leadership_status.present) == 2)
+        assert await first.manager.swarm.unlock_key() == key
+        [secret] = first.manager.swarm.state.secrets.values()
+        assert first.manager._vault.opened(secret) == b"deep dark secret"
+        await auto_lock(second, False)
+        await until(lambda: b"weft-locked" not in private_key(first))
+        await first.stop()
+        await first.resume()
+        await until(lambda: first.up.manager is not None)
+
+    play(tmp_path, scene)
+
+
+async def auto_lock(asked: Host, value: bool) -> None:
+    swarm = asked.manager.swarm
+    spec = msgspec.structs.replace(swarm.cluster.spec, auto_lock=value)
+    await swarm.update_cluster(swarm.cluster.meta.version, spec, False, False)
+
+
+def private_key(host: Host) -> bytes:
+    return (host.environment.data / "credentials" / "node.key").read_bytes()
 
 
 def test_who_leaves_takes_himself_out_and_the_last_one_everything(tmp_path: Path) -> None:
