@@ -18,7 +18,7 @@ from weft.model.volume import Volume
 from weft.runtime.base import Volumes
 from weft.runtime.fake_volumes import FakeVolumes
 from weft.runtime.mounts import is_mount_point, mount_points_below
-from weft.runtime.volume_mounts import VolumeMounts
+from weft.runtime.volume_mounts import HostPath, VolumeMounts
 from weft.runtime.volumes import LocalVolumes
 
 pytestmark = [
@@ -207,6 +207,32 @@ def test_a_file_server_that_does_not_answer_is_given_up(root: Path) -> None:
     run(test)
 
 
+def test_paths_of_the_host_are_found_in_order_up_to_the_first_that_is_missing(root: Path) -> None:
+    async def test() -> None:
+        mounts = VolumeMounts()
+        strange = root / "a\nb\udcff"
+        strange.mkdir(parents=True)
+        (root / "link").symlink_to(strange)
+        asked = [HostPath(str(root / "link")), HostPath(str(root / "made/x"), make=True)]
+        real = [sight.real for sight in await mounts.find(asked)]
+        assert real == [strange.resolve(), (root / "made/x").resolve()]
+        assert (root / "made/x").stat().st_mode & 0o777 == 0o755
+        missing = [HostPath(str(root / "nope")), HostPath(str(root / "never"), make=True)]
+        sights = await mounts.find([*asked, *missing])
+        assert [sight.trouble for sight in sights] == ["", "", "no such file or directory"]
+        assert not (root / "never").exists()
+        (root / "file").touch()
+        [beneath] = await mounts.find([HostPath(str(root / "file/x"), make=True)])
+        assert beneath.trouble == "not a directory"
+        assert len(await mounts.find([HostPath("/" + "x/" * 2000)] * 3 + asked)) == 1
+        assert await mounts.find([]) == []
+        with pytest.raises(OperationFailed, match="NUL"):
+            await mounts.find([HostPath("/a\0+/b")])
+        await mounts.close()
+
+    run(test)
+
+
 @contextmanager
 def unanswered(directory: Path) -> Iterator[None]:
     """A file system at `directory` whose server never answers, as a dead NFS server's."""
@@ -232,10 +258,11 @@ def test_a_path_that_the_kernel_waits_for_is_given_up_and_blocks_nobody_else(roo
         await volumes.create(tmpfs("near"))
         with unanswered(root / "silent"):
             far = asyncio.create_task(volumes.mount("far"))
-            find = asyncio.create_task(mounts.find(device, make=False))
+            wanted = [HostPath(str(root)), HostPath(device), HostPath("/")]
+            find = asyncio.create_task(mounts.find(wanted))
             await volumes.mount("near")
             for waiting in (far, find):
-                with pytest.raises(OperationFailed, match="the file server does not respond"):
+                with pytest.raises(OperationFailed, match=f"{device}.*server does not respond"):
                     await waiting
             assert volumes.mounted() == ["near"]
             await volumes.remove("far")

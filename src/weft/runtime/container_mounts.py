@@ -24,7 +24,7 @@ from weft.errors import InvalidArgument, OperationFailed, cause_of
 from weft.model.volume import MountPoint, volumes_of
 from weft.runtime.mount_document import UserMounts, user_mounts
 from weft.runtime.mounts import bind, mount_points_below, sharing_of, unmount
-from weft.runtime.volume_mounts import VolumeMounts
+from weft.runtime.volume_mounts import HostPath, Sight
 from weft.runtime.volumes import LocalVolumes
 from weft.system.trees import open_beneath, open_inside, remove_tree
 
@@ -48,9 +48,16 @@ class ContainerMounts:
         `InvalidArgument` or `OperationFailed`."""
         for name in sorted(volumes_of(points)):
             await self._volumes.mount(name)
-        for point in points:
-            if point.type == "bind":
-                await _check_bind(point, self._volumes.mounts)
+        binds = [point for point in points if point.type == "bind"]
+        wanted = [HostPath(point.source, _is_made(point)) for point in binds]
+        for point, sight in zip(binds, await self._found(wanted), strict=False):
+            _check_bind(point, sight)
+
+    async def _found(self, wanted: Sequence[HostPath]) -> list[Sight]:
+        try:
+            return await self._volumes.mounts.find(wanted)
+        except OperationFailed as error:
+            raise _refusal(str(error)) from error
 
     async def unmount(self, points: Sequence[MountPoint]) -> None:
         """Unmounts the volumes that no other container has. Errors are logged: the next daemon
@@ -112,21 +119,25 @@ def recursive_read_only() -> bool:
     return numbers is not None and (int(numbers[1]), int(numbers[2])) >= _RECURSIVE_READ_ONLY
 
 
-async def _check_bind(point: MountPoint, mounts: VolumeMounts) -> None:
+def _is_made(point: MountPoint) -> bool:
     options = point.request.bind if point.request is not None else None
-    make = options is not None and options.create_mountpoint
-    try:
-        real = await mounts.find(point.source, make=make)
-    except OperationFailed as error:
-        if not str(error).endswith(_MISSING):
-            raise InvalidArgument(f'invalid mount config for type "bind": {error}') from error
-        raise InvalidArgument(
-            f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
-        ) from error
+    return options is not None and options.create_mountpoint
+
+
+def _refusal(cause: str) -> InvalidArgument:
+    return InvalidArgument(f'invalid mount config for type "bind": {cause}')
+
+
+def _check_bind(point: MountPoint, sight: Sight) -> None:
+    if sight.trouble == _MISSING:
+        raise _refusal(f"bind source path does not exist: {point.source}")
+    if sight.trouble:
+        raise _refusal(f"cannot find {point.source}: {sight.trouble}")
+    options = point.request.bind if point.request is not None else None
     if options is not None and options.read_only_force_recursive and not recursive_read_only():
         raise InvalidArgument("recursive read-only mounts need Linux 5.12 or later")
     if point.propagation in (*_SHARED, *_FOLLOWING):
-        _check_propagation(point, real)
+        _check_propagation(point, sight.real)
 
 
 def _check_propagation(point: MountPoint, real: Path) -> None:

@@ -1,6 +1,5 @@
-"""The program that mounts and unmounts the file system of a volume, and looks at paths of the host.
-It is a process of its own, so that a file server that does not answer blocks nobody else: the
-daemon kills the program.
+"""The program that mounts and unmounts the file system of a volume. It is a process of its own, so
+that a file server that does not answer blocks nobody else: the daemon kills the program.
 
 Run by `volume_mounts.py`, by this file's path and without the rest of Weft, which makes it start in
 a few milliseconds. It reads the request from the variable `WEFT_MOUNT`, as JSON, since options may
@@ -9,10 +8,8 @@ have a password in them and every user may read a command line. It writes one li
     {"verb": "mount", "target", "type", "device", "options"} -> {"empty": true} or {"error": …}
     {"verb": "look", "target"}                               -> {"empty": true} or {"error": …}
     {"verb": "unmount", "target"}                            -> {} or {"error": …}
-    {"verb": "find", "target", "make"}                       -> {"path": …} or {"error": …}
 
-`empty` says that the mounted directory is empty, `path` is the target without symbolic links; with
-`make`, a missing target is made, as a directory. The words of options are those of mount(8); the
+`empty` says that the mounted directory is empty. The words of options are those of mount(8); the
 rules are Docker's (moby/sys `mount`, and `volume/local/local_unix.go` for addresses).
 """
 
@@ -98,14 +95,6 @@ def unmount(target: str) -> None:
         pass
 
 
-def find(target: str, make: bool) -> str:
-    """Raises `OSError`."""
-    if make and not os.path.exists(target):
-        os.makedirs(target, 0o755, exist_ok=True)
-    os.stat(target)
-    return os.path.realpath(target)
-
-
 def main() -> dict[str, object]:
     request = json.loads(os.environ.pop("WEFT_MOUNT"))
     target = request["target"]
@@ -113,8 +102,6 @@ def main() -> dict[str, object]:
         if request["verb"] == "unmount":
             unmount(target)
             return {}
-        if request["verb"] == "find":
-            return {"path": find(target, request["make"])}
         if request["verb"] == "mount":
             mount(request["device"], target, request["type"], request["options"])
         with os.scandir(target) as entries:

@@ -1,8 +1,8 @@
 """Mounts and unmounts the file systems of volumes, and looks at paths of the host, with a bound on
 the time: whatever a file server does, the caller goes on.
 
-The work is done by `mount_program.py`, a process of its own. A process that the kernel does not let
-end, although it is killed, is left to itself.
+The work is done by `mount_program.py` and `path_program.py`, processes of their own. A process that
+the kernel does not let end, although it is killed, is left to itself.
 """
 
 import asyncio
@@ -10,8 +10,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,14 +25,32 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 30.0
 """Seconds that a file server may take to be mounted, to list one directory, or to find a path."""
-PROGRAM = (sys.executable, "-I", "-S", str(Path(__file__).with_name("mount_program.py")))
+_PYTHON = (sys.executable, "-I", "-S")
+PROGRAM = (*_PYTHON, str(Path(__file__).with_name("mount_program.py")))
+_PATH_PROGRAM = (*_PYTHON, str(Path(__file__).with_name("path_program.py")))
 _HIDDEN = "********"
 
 
 class _Reply(msgspec.Struct):
     empty: bool = False
-    path: str = ""
     error: str = ""
+
+
+class HostPath(NamedTuple):
+    """A path of the host that somebody asks for."""
+
+    path: str
+    make: bool = False
+    """Whether a missing one is to be made, as a directory."""
+
+
+class Sight(NamedTuple):
+    """What was found there."""
+
+    real: Path
+    """Without symbolic links."""
+    trouble: str = ""
+    """Why there is nothing."""
 
 
 class VolumeMounts:
@@ -66,11 +85,31 @@ class VolumeMounts:
         if is_mount_point(target):
             await self._ask(f"unmount {target}", "unmount", target)
 
-    async def find(self, path: str, *, make: bool) -> Path:
-        """The path of the host without symbolic links. `make`: a missing one is made, as a
-        directory. Raises `OperationFailed`."""
-        reply = await self._ask(f"cannot find {path}", "find", Path(path), make=make)
-        return Path(reply.path)
+    async def find(self, wanted: Sequence[HostPath]) -> list[Sight]:
+        """What is at each path, up to the first at which there is nothing. Raises
+        `OperationFailed`."""
+        if not wanted:
+            return []
+        if any("\0" in path for path, _ in wanted):
+            raise OperationFailed("a path has a NUL in it")
+        questions = os.memfd_create("paths")
+        said = bytearray()
+        try:
+            for path, make in wanted:
+                os.write(questions, (b"+" if make else b".") + os.fsencode(path) + b"\0")
+            os.lseek(questions, 0, os.SEEK_SET)
+            await self._run(_PATH_PROGRAM, {0: questions}, dict(os.environ), said, line=False)
+        except TimeoutError:
+            late = wanted[said.count(b"\0")].path
+            raise OperationFailed(f"cannot find {late}: {self._no_answer}") from None
+        finally:
+            os.close(questions)
+        answers = bytes(said).split(b"\0")[:-1]
+        sights = [_sight(*pair) for pair in zip(wanted, answers, strict=False)]
+        if len(sights) < len(wanted) and not any(sight.trouble for sight in sights):
+            path = wanted[len(sights)].path
+            raise OperationFailed(f"cannot find {path}: the program that looks for it ended")
+        return sights
 
     async def _undo(self, target: Path) -> None:
         try:
@@ -78,11 +117,37 @@ class VolumeMounts:
         except OperationFailed as error:
             log.warning("volume.unmount path=%s cause=%s", target, error)
 
-    async def _ask(self, what: str, verb: str, target: Path, **more: str | bool) -> _Reply:
+    async def _ask(self, what: str, verb: str, target: Path, **more: str) -> _Reply:
         request = msgspec.json.encode({"verb": verb, "target": str(target), **more}).decode()
+        said = bytearray()
+        try:
+            environment = {**os.environ, "WEFT_MOUNT": request}
+            await self._run(self._program, {}, environment, said, line=True)
+        except TimeoutError:
+            raise OperationFailed(f"{what}: {self._no_answer}") from None
+        reply = _decoded(bytes(said))
+        if reply.error:
+            raise OperationFailed(f"{what}: {reply.error}")
+        return reply
+
+    @property
+    def _no_answer(self) -> str:
+        return f"no answer within {self._patience:g} s: the file server does not respond"
+
+    async def _run(
+        self,
+        program: Sequence[str],
+        files: Mapping[int, int],
+        environment: Mapping[str, str],
+        said: bytearray,
+        *,
+        line: bool,
+    ) -> None:
+        """Runs a program until it has `said` one line, or all. Raises `TimeoutError`, and then what
+        it has said so far is there."""
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         try:
-            process = spawn(self._program, {1: write_end}, {**os.environ, "WEFT_MOUNT": request})
+            process = spawn(program, {**files, 1: write_end}, environment)
         except BaseException:
             os.close(read_end)
             raise
@@ -90,17 +155,9 @@ class VolumeMounts:
             os.close(write_end)
         try:
             async with asyncio.timeout(self._patience):
-                said = await read(read_end, line=True)
-        except TimeoutError:
-            raise OperationFailed(
-                f"{what}: no answer within {self._patience:g} s: the file server does not respond"
-            ) from None
+                await read(read_end, line=line, said=said)
         finally:
             self._leave(process)
-        reply = _decoded(said)
-        if reply.error:
-            raise OperationFailed(f"{what}: {reply.error}")
-        return reply
 
     def _leave(self, process: Process) -> None:
         """Kills the program, and reaps it when the kernel lets it end."""
@@ -125,6 +182,12 @@ async def _reaped(process: Process) -> None:
         await process.wait()
     finally:
         process.close()
+
+
+def _sight(wanted: HostPath, answer: bytes) -> Sight:
+    if answer.startswith(b"="):
+        return Sight(Path(os.fsdecode(answer[1:])))
+    return Sight(Path(wanted.path), answer[1:].decode(errors="replace"))
 
 
 def _decoded(said: bytes) -> _Reply:

@@ -194,8 +194,9 @@ async def run(
         process.close()
 
 
-async def read(fd: int, *, line: bool = False) -> bytes:
+async def read(fd: int, *, line: bool = False, said: bytearray | None = None) -> bytes:
     """Reads a pipe until its last writer closes it, or only its first line; closes the descriptor.
+    `said` grows with each part, for callers that do not wait for the end.
 
     This does not use `connect_read_pipe`: uvloop closes the descriptor and then the file object,
     which closes the same number once more. In between, another thread may have got that number for
@@ -203,7 +204,7 @@ async def read(fd: int, *, line: bool = False) -> bytes:
     loop, readable = asyncio.get_running_loop(), asyncio.Event()
     os.set_blocking(fd, False)
     loop.add_reader(fd, readable.set)
-    said = bytearray()
+    said = bytearray() if said is None else said
     try:
         while not (line and (b"\n" in said or len(said) > _LINE_MAX)):
             await readable.wait()
