@@ -7,21 +7,33 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from typing import cast
 
 import pytest
 
-from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, OperationFailed, Unavailable
+from weft.errors import (
+    Conflict,
+    FailedPrecondition,
+    Forbidden,
+    InvalidArgument,
+    NotFound,
+    OperationFailed,
+    Unavailable,
+    WeftError,
+)
+from weft.model.attached import AttachedContainer, AttachmentGrant, AttachmentWanted
 from weft.model.cluster import JoinTokens, RootCa
-from weft.model.ids import ClusterId, NodeId
+from weft.model.ids import ClusterId, ContainerId, NetworkId, NodeId, TaskId
 from weft.model.meta import SECOND
 from weft.model.node import NodeDescription, Role
 from weft.pki import authority, tokens
+from weft.session.attachments import AttachmentClient
 from weft.session.base import (
     AdmissionRequest,
     Admitted,
+    AttachmentRequest,
     Identity,
     ManagerSession,
     MemberGrant,
@@ -52,6 +64,7 @@ class Echo:
             *(tokens.make_token(root.certificate, os.urandom(16)) for _ in range(2))
         )
         self.served: list[tuple[str, Role]] = []
+        self.refusal: WeftError | None = None
 
     async def admit(self, request: AdmissionRequest, source: str) -> Admitted:
         role = tokens.role_of(request.token, self.tokens)
@@ -70,6 +83,14 @@ class Echo:
 
     async def enlist(self, peer: Identity, request: MemberRequest) -> MemberGrant:
         return MemberGrant(peers=(("m1", "https://10.0.0.1:2380"), (peer.node, request.peer_url)))
+
+    async def attach(self, peer: Identity, request: AttachmentRequest) -> AttachmentGrant:
+        if (refusal := self.refusal) is not None:
+            raise refusal
+        address = IPv4Interface("10.0.9.5/24")
+        return AttachmentGrant(
+            network=NetworkId(peer.node), name=request.wanted.network, address=address
+        )
 
     async def admit_vote(self, peer: Identity) -> None:
         raise FailedPrecondition(f"{peer.node} has not caught up")
@@ -423,6 +444,58 @@ def test_managers_ask_managers() -> None:
             )
             with pytest.raises(Unavailable, match="cannot reach a manager: 127.0.0.1:1"):
                 await nobody.admit_vote()
+
+    asyncio.run(main())
+
+
+PLACE = AttachmentRequest(
+    id=TaskId("t1"),
+    wanted=AttachmentWanted(
+        network="net", container=AttachedContainer(container=ContainerId("c1"), name="web")
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        NotFound("network net not found"),
+        Forbidden("network net not manually attachable"),
+        InvalidArgument("address 10.0.9.5 is outside"),
+        Conflict("address 10.0.9.5 is in use"),
+        FailedPrecondition("no address is left"),
+    ],
+)
+def test_a_node_asks_for_places_of_its_containers(refusal: WeftError) -> None:
+    async def main() -> None:
+        async with listening() as (manager, address):
+            mine = credential_source(credentials(manager.root, "w1", "worker"))
+            client = AttachmentClient(mine, lambda: ["127.0.0.1:1", address])
+            assert (await client(PLACE)).network == "w1", "as the certificate says"
+            manager.refusal = refusal
+            with pytest.raises(type(refusal)) as error:
+                await client(PLACE)
+            assert str(error.value) == str(refusal)
+
+    asyncio.run(main())
+
+
+def test_a_node_that_gets_no_place_is_told_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with listening() as (manager, address):
+            mine = credential_source(credentials(manager.root, "w1", "worker"))
+            manager.refusal = Unavailable("this manager has no majority of the managers")
+            with pytest.raises(Unavailable, match=f"{address}: this manager has no majority"):
+                await AttachmentClient(mine, lambda: [address])(PLACE)
+            with pytest.raises(Unavailable, match="cannot reach a manager: none known"):
+                await AttachmentClient(mine, list)(PLACE)
+            with pytest.raises(Unavailable, match="the swarm is locked"):
+                await AttachmentClient(mine, lambda: [address], lambda: "the swarm is locked")(
+                    PLACE
+                )
+            monkeypatch.setattr("weft.session.attachments.PATH", "/v1/of-a-later-daemon")
+            with pytest.raises(Unavailable, match=f"{address}: its daemon is too old"):
+                await AttachmentClient(mine, lambda: [address])(PLACE)
 
     asyncio.run(main())
 

@@ -1,4 +1,5 @@
-"""Tasks: list and inspect."""
+"""Tasks: list and inspect. Tasks that stand for attached containers are listed only to those who
+ask for that runtime, as in Docker Swarm."""
 
 from collections.abc import Iterable
 
@@ -9,7 +10,7 @@ from weft.api.call import Call, answer
 from weft.api.filters import swarm_label_matches
 from weft.api.listing import answer_list
 from weft.api.nodes import find_node
-from weft.api.schema.task import TaskRows
+from weft.api.schema.task import TaskRows, runtime_of
 from weft.control.orchestrator.dirty import is_up_to_date
 from weft.model.ids import NodeId, ServiceId
 from weft.model.state import ClusterState
@@ -27,7 +28,10 @@ async def listing(call: Call) -> web.Response:
     state, own = call.swarm.state, call.node.membership.node
     wanted = filters.without_empty(call.filters(FILTERS), ("desired-state",))
     test = filters.compile_test(wanted, _makers(state, own))
-    return await answer_list(_candidates(state, wanted, own), test, TaskRows(state.networks))
+    found = _candidates(state, wanted, own)
+    if "runtime" not in wanted:
+        found = (task for task in found if task.attached is None)
+    return await answer_list(found, test, TaskRows(state.networks))
 
 
 def _candidates(state: ClusterState, wanted: filters.Filters, own: NodeId | None) -> Iterable[Task]:
@@ -79,7 +83,7 @@ def _makers(state: ClusterState, own: NodeId | None) -> filters.Makers[Task]:
         "node": on_node,
         "desired-state": desired,
         "_up-to-date": lambda value: lambda task: is_up_to_date(state, task),
-        "runtime": lambda value: lambda task: value == "container",
+        "runtime": lambda value: lambda task: value == runtime_of(task),
     }
 
 

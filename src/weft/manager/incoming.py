@@ -17,6 +17,7 @@ from typing import TypeVar, cast
 import msgspec
 
 from weft.errors import FailedPrecondition, InvalidArgument
+from weft.model.attached import AttachmentWanted
 from weft.model.capture import CaptureFrame
 from weft.model.cluster import Cluster
 from weft.model.engine_state import EngineFailure, EngineState
@@ -26,7 +27,12 @@ from weft.model.node import NodeDescription, NodeState
 from weft.model.state import ClusterState
 from weft.model.task import TaskState, TaskStatus
 from weft.model.text import cut
-from weft.session.base import AdmissionRequest, MemberRequest, PublishRequest
+from weft.session.base import (
+    AdmissionRequest,
+    AttachmentRequest,
+    MemberRequest,
+    PublishRequest,
+)
 from weft.session.messages import (
     MAX_FAILURES,
     MAX_ROUTES,
@@ -66,6 +72,8 @@ MAX_PORTS = 1000
 MAX_LINES, MAX_LINE = 4096, 64 << 10
 """Lines in one message, and bytes of one line. Publishers cut lines at 16 KiB and send 64 KiB at a
 time."""
+MAX_ALIASES = 256
+"""Names that a user gives one attached container."""
 MAX_KINDS = 64
 """Kinds of streams that a node may publish."""
 EARLIER_EPOCH = (
@@ -75,7 +83,11 @@ EARLIER_EPOCH = (
 REPORTED = frozenset(s for s in TaskState if TaskState.ASSIGNED < s <= TaskState.REJECTED)
 """The task states that a node may report."""
 OPEN = "cannot open session"
-REFUSED = {"Hello": OPEN, "AdmissionRequest": "cannot join swarm"}
+REFUSED = {
+    "Hello": OPEN,
+    "AdmissionRequest": "cannot join swarm",
+    "AttachmentRequest": "cannot attach container",
+}
 """The beginning of an error text, by kind of message."""
 _ID = re.compile(r"[0-9a-zA-Z_.-]{1,64}")
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
@@ -123,6 +135,10 @@ def _checked(message: object, source: str) -> object:
             return StreamEnd(cut(error, MAX_REASON))
         case AdmissionRequest():
             _admission(message, source)
+        case AttachmentRequest(id=id, wanted=wanted, ended=ended):
+            _task(id)
+            _attachment(wanted)
+            return msgspec.structs.replace(message, ended=_statuses(ended))
         case MemberRequest(peer_url=url, manager_address=address, epoch=epoch):
             _within("epoch", epoch, INT64)
             _word("peer URL", url)
@@ -228,6 +244,18 @@ def _admission(request: AdmissionRequest, source: str) -> None:
     hostname("hostname", request.hostname)
     _word("advertise address", request.advertise_address)
     data_path_address(request.data_path_address, source)
+
+
+def _attachment(wanted: AttachmentWanted) -> None:
+    _printable("network", wanted.network, MAX_HOSTNAME)
+    container = wanted.container
+    if not _ID.fullmatch(container.container):
+        raise InvalidArgument("the container has an id that is none")
+    hostname("name of the container", container.name)
+    hostname("host name of the container", container.hostname)
+    _at_most("aliases", len(container.aliases), MAX_ALIASES)
+    for alias in container.aliases:
+        hostname("alias", alias)
 
 
 def _statuses(

@@ -15,7 +15,7 @@ from weft.control.requests import nodes
 from weft.errors import Unavailable
 from weft.lens import catalogue as metric
 from weft.lens.page import Page
-from weft.manager import admission, metrics
+from weft.manager import admission, attachments, metrics
 from weft.manager.autolock import Autolock
 from weft.manager.broker import StreamBroker
 from weft.manager.certificates import Certificates, known_manager, known_peer
@@ -32,6 +32,7 @@ from weft.manager.suspicion import Suspicion
 from weft.manager.swarm import Swarm, SwarmParts
 from weft.manager.transaction import transact
 from weft.manager.vault import Vault
+from weft.model.attached import AttachmentGrant
 from weft.model.ids import SWARM_ID_BYTES, NodeId, swarm_id
 from weft.model.meta import Nanoseconds
 from weft.model.state import ClusterState, Decision, Kind, cluster_of
@@ -39,6 +40,7 @@ from weft.pki import stored_secrets
 from weft.session.base import (
     AdmissionRequest,
     Admitted,
+    AttachmentRequest,
     Identity,
     ManagerSession,
     MemberGrant,
@@ -222,6 +224,12 @@ class Manager:
             raise Unavailable("this manager has no majority of the managers")
         known_peer(self._store.state, peer)
         return Revoked(cluster_of(self._store.state).revoked)
+
+    async def attach(self, peer: Identity, request: AttachmentRequest) -> AttachmentGrant:
+        checked(request)
+        await self._store.sync()
+        known_peer(self._store.state, peer)
+        return await attachments.attach(self._store, peer.node, request, self._ports.clock())
 
     async def sealing_keys(self, peer: Identity) -> SealingKeyGrant:
         await self._store.sync()

@@ -24,7 +24,7 @@ def put_objects(page: Page, state: ClusterState) -> None:
     nodes = Counter(node.status.state for node in state.nodes.values())
     for node_state in NodeState:
         page.put(metric.NODES, nodes[node_state], node_state.value)
-    tasks = Counter(task.status.state for task in state.tasks.values())
+    tasks = Counter(t.status.state for t in state.tasks.values() if t.attached is None)
     for task_state in TaskState:
         page.put(metric.TASKS, tasks[task_state], task_state.name.lower())
     page.put(metric.SERVICES, len(state.services))

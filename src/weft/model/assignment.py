@@ -16,6 +16,7 @@ import msgspec
 
 from weft.model import codec
 from weft.model.addresses import MacAddress, Port, mac_for
+from weft.model.attached import AttachedContainer
 from weft.model.cluster import VXLAN_PORT
 from weft.model.encryption import DataKey, IcvBits
 from weft.model.generic import GenericResource
@@ -43,6 +44,8 @@ class TaskAssignment(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, 
     private_registry: str = ""
     """The registry whose credentials the node needs to pull the image; empty if it needs none."""
     generic: tuple[GenericResource, ...] = ()
+    attached: AttachedContainer | None = None
+    """See `Task.attached`."""
 
     @classmethod
     def of(cls, task: Task, node: NodeId, private_registry: str = "") -> "TaskAssignment":
@@ -62,6 +65,7 @@ class TaskAssignment(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, 
             desired=max(task.desired, TaskState.SHUTDOWN) if is_over else task.desired,
             private_registry=private_registry,
             generic=task.generic,
+            attached=task.attached,
         )
 
     @property
@@ -79,6 +83,7 @@ class NetworkDefinition(msgspec.Struct, frozen=True, omit_defaults=True, kw_only
     """The smallest underlay MTU of all hosts, so that they agree; 0: unknown."""
     internal: bool = False
     ingress: bool = False
+    attachable: bool = False
     encrypted: bool = False
     icv_bits: IcvBits = 64
 

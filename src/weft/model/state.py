@@ -196,6 +196,10 @@ class ClusterState:
             if service not in self.services:
                 yield from tasks.values()
 
+    def is_wanted(self, task: Task) -> bool:
+        """Whether the task has a service, or a container that it stands for."""
+        return task.service in self.services or task.attached is not None
+
     def nodes_with_tasks(self) -> list[NodeId]:
         """Every node id that a task names, including nodes that are gone."""
         return [node for node in self._by_node if node is not None]

@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv4Interface
 
 import msgspec
 
+from weft.model.attached import AttachedContainer
 from weft.model.generic import GenericResource
 from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId, TaskId
 from weft.model.meta import Meta, Nanoseconds
@@ -113,11 +114,17 @@ class Task(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tr
     RUNNING."""
     job_iteration: int | None = None
     """The iteration of the job that the task belongs to; None if its service is not a job."""
+    attached: AttachedContainer | None = None
+    """The node's own container whose place on a network the task is. Such a task has no service
+    and runs nothing; its node ends it with the container's place."""
     meta: Meta = Meta()
 
     @property
     def name(self) -> str:
-        """`webapp.1.<task id>`, or with the node's id in place of the number if that is 0."""
+        """`webapp.1.<task id>`, or with the node's id in place of the number if that is 0; the name
+        of an attached container."""
+        if self.attached is not None:
+            return self.attached.name
         return f"{self.service_name}.{self.number or self.node}.{self.id}"
 
     @property

@@ -25,7 +25,7 @@ class NodeLoad(msgspec.Struct):
     """Resources that the tasks of one node use. Only `Usage` changes one."""
 
     tasks: int = 0
-    """Tasks that are meant to run there."""
+    """Tasks that are meant to run there, without attached containers."""
     nano_cpus: int = 0
     """Reserved by tasks that are assigned and not over, like the next two fields."""
     memory: int = 0
@@ -88,7 +88,7 @@ class Usage:
 
     def _count_load(self, node: NodeId, task: Task, sign: int) -> None:
         load = self._loads.setdefault(node, NodeLoad())
-        load.tasks += sign * (task.desired <= TaskState.RUNNING)
+        load.tasks += sign * (task.desired <= TaskState.RUNNING and task.attached is None)
         load.nano_cpus += sign * task.spec.reservations.nano_cpus
         load.memory += sign * task.spec.reservations.memory
         for port in host_ports(task):

@@ -7,10 +7,12 @@ from typing import Protocol
 import msgspec
 
 from weft.errors import Unavailable
+from weft.model.attached import AttachmentGrant, AttachmentWanted
 from weft.model.certificate import ManagerCertificate
-from weft.model.ids import ClusterId, NodeId
+from weft.model.ids import ClusterId, NodeId, TaskId
 from weft.model.meta import Nanoseconds
 from weft.model.node import Availability, Role
+from weft.model.task import TaskStatus
 from weft.pki.sealing import SealingKey
 from weft.session.messages import FromAgent, FromManager, FromPublisher, Publish, Revoked
 
@@ -167,6 +169,17 @@ class MemberGrant(msgspec.Struct, frozen=True, kw_only=True):
     """Certificates that the new member must refuse from its first moment on."""
 
 
+class AttachmentRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """From a node, for one of its own containers."""
+
+    id: TaskId
+    """Chosen by the node; the same when the request is made again."""
+    wanted: AttachmentWanted
+    ended: tuple[tuple[TaskId, TaskStatus], ...] = ()
+    """Places that the node has given up, and whose end no manager may know yet; at most
+    `MAX_STATUSES`."""
+
+
 class SealingKeyGrant(msgspec.Struct, frozen=True):
     """The keys that seal secrets, from one manager to another."""
 
@@ -216,6 +229,13 @@ class Manager(Protocol):
     async def revoked(self, peer: Identity) -> Revoked:
         """Raises `Forbidden` if `peer` is not part of the swarm, `Unavailable` if this manager
         cannot serve now."""
+        ...
+
+    async def attach(self, peer: Identity, request: AttachmentRequest) -> AttachmentGrant:
+        """Gives one of the node's own containers a place on a network. Safe to call again. Raises
+        `NotFound` for a network that does not exist, `Forbidden` for one that is not attachable,
+        `InvalidArgument` or `Conflict` for an address that cannot be had, `FailedPrecondition` if
+        none is left."""
         ...
 
     async def sealing_keys(self, peer: Identity) -> SealingKeyGrant:

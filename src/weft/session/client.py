@@ -105,9 +105,16 @@ async def _admit(address: str, root: str, admission: AdmissionRequest) -> Admitt
     return admitted
 
 
-async def post(address: str, path: str, context: ssl.SSLContext, body: bytes) -> bytes:
+async def post(
+    address: str,
+    path: str,
+    context: ssl.SSLContext,
+    body: bytes,
+    errors: Mapping[int, type[WeftError]] = ERRORS,
+) -> bytes:
     """Sends a request to a host that proves to be a manager. Raises the error that the status
-    stands for (see `server._answering`), and `FAILURES`."""
+    stands for (see `server._answering`), or `Unavailable` for one that is not in `errors`, and
+    `FAILURES`."""
     async with aiohttp.ClientSession(timeout=TIMEOUT) as http:
         url = f"https://{address}{path}"
         async with http.post(
@@ -116,7 +123,7 @@ async def post(address: str, path: str, context: ssl.SSLContext, body: bytes) ->
             answer = await _body(response)
             if response.status == 200:
                 return answer
-            raise ERRORS.get(response.status, Unavailable)(answer.decode(errors="replace"))
+            raise errors.get(response.status, Unavailable)(answer.decode(errors="replace"))
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:

@@ -6,6 +6,7 @@ POST /v1/join          `AdmissionRequest` -> `Admitted`; the token inside authen
 GET  /v1/session       a WebSocket, for holders of a certificate of this cluster
 POST /v1/epoch         `Epoch`; for holders of a certificate of this cluster
 POST /v1/revoked       `Revoked`; for holders of a certificate of this cluster
+POST /v1/attachments   `AttachmentRequest` -> `AttachmentGrant`; for holders of a certificate
 POST /v1/members       `MemberRequest` -> `MemberGrant`; for holders of a manager's certificate
 POST /v1/members/vote  gives the member its vote; for holders of a manager's certificate
 POST /v1/sealing-keys  `SealingKeyGrant`; for holders of a manager's certificate
@@ -27,12 +28,21 @@ import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from weft.errors import FailedPrecondition, Forbidden, InvalidArgument, WeftError, cause_of
+from weft.errors import (
+    Conflict,
+    FailedPrecondition,
+    Forbidden,
+    InvalidArgument,
+    NotFound,
+    WeftError,
+    cause_of,
+)
 from weft.model import codec
 from weft.model.ids import ClusterId
 from weft.session import tls
 from weft.session.base import (
     AdmissionRequest,
+    AttachmentRequest,
     Identity,
     Manager,
     MemberRequest,
@@ -97,6 +107,7 @@ class SessionServer:
         app.router.add_get("/v1/session", self._session)
         app.router.add_post("/v1/epoch", answering(self._epoch))
         app.router.add_post("/v1/revoked", answering(self._revoked))
+        app.router.add_post("/v1/attachments", answering(self._attach))
         app.router.add_post("/v1/members", answering(self._enlist))
         app.router.add_post("/v1/members/vote", answering(self._admit_vote))
         app.router.add_post("/v1/sealing-keys", answering(self._sealing_keys))
@@ -137,6 +148,11 @@ class SessionServer:
             "join.admitted node=%s role=%s address=%s", admitted.node, admitted.role, request.remote
         )
         return codec.encode(admitted)
+
+    async def _attach(self, request: web.Request) -> bytes:
+        peer = tls.identity(_peer_certificate(request), self._cluster)
+        asked = codec.decode(await request.read(), AttachmentRequest)
+        return codec.encode(await self._manager.attach(peer, asked))
 
     async def _enlist(self, request: web.Request) -> bytes:
         peer = self._manager_at(request)
@@ -272,6 +288,10 @@ def _answering(
             return web.Response(status=400, text=str(error))
         except FailedPrecondition as error:
             return web.Response(status=412, text=str(error))
+        except NotFound as error:
+            return web.Response(status=404, text=str(error))
+        except Conflict as error:
+            return web.Response(status=409, text=str(error))
         except ConnectionError as error:  # nobody is there to read this
             return web.Response(status=400, text=cause_of(error))
         except (WeftError, TimeoutError) as error:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from weft.errors import InvalidArgument
 from weft.manager import incoming
 from weft.manager.incoming import address_owners, checked
+from weft.model.attached import AttachedContainer, AttachmentWanted
 from weft.model.capture import CaptureFrame
 from weft.model.container import LogLine
 from weft.model.engine_state import EngineFailure, EngineState
@@ -22,7 +23,12 @@ from weft.model.node import Node, NodeDescription, NodeState, NodeStatus
 from weft.model.service import PublishedPort, Resources
 from weft.model.state import ClusterState
 from weft.model.task import MAX_TEXT, ContainerStatus, TaskState, TaskStatus
-from weft.session.base import AdmissionRequest, MemberRequest, PublishRequest
+from weft.session.base import (
+    AdmissionRequest,
+    AttachmentRequest,
+    MemberRequest,
+    PublishRequest,
+)
 from weft.session.messages import (
     MAX_STATUSES,
     CertificateRequest,
@@ -64,7 +70,15 @@ ENGINE = EngineState(
 CAPTURED = CaptureFrame(
     now=1, opened=((0, "webapp.1/eth0"),), packets=((0, b"x"),), dropped=((0, 3),), failed=("db.1/eth0: gone",)
 )  # fmt: skip
+PLACE = AttachmentRequest(
+    id=TaskId("t1"),
+    wanted=AttachmentWanted(
+        network="net", container=AttachedContainer(container=ContainerId("ab" * 32), name="web-1", aliases=("db",))
+    ),
+    ended=((TaskId("t2"), TaskStatus(TaskState.COMPLETE, 1, "detached")),),
+)  # fmt: skip
 GOOD = (
+    PLACE,
     HELLO, Heartbeat(), StatusUpdate(1, ((TaskId("t1"), STATUS),)), CertificateRequest("-----BEGIN", "10.0.0.5"),
     NodeFarewell("leaving"),
     Goodbye("agent ends the session"), LogLines(((TaskId("t1"), LogLine(1, 1, b"hello\n")),)), StreamEnd("cannot read"),
@@ -74,6 +88,12 @@ GOOD = (
         publish=Publish(subscription="s", manager="10.0.0.1:2377", request=LogsRequest(wanted=LogsWanted())),
     ),
 )  # fmt: skip
+
+
+def place(network: str = "net", **container: Any) -> AttachmentRequest:
+    changed = msgspec.structs.replace(PLACE.wanted.container, **container)
+    wanted = msgspec.structs.replace(PLACE.wanted, network=network, container=changed)
+    return msgspec.structs.replace(PLACE, wanted=wanted)
 
 
 def description(**fields: Any) -> Hello:
@@ -190,6 +210,14 @@ def test_every_kind_that_a_node_may_send_is_checked() -> None:
         (msgspec.structs.replace(ADMISSION, advertise_address="\n"), "advertise address"),
         (MemberRequest(peer_url="x" * 200, manager_address="a:1"), "peer URL"),
         (MemberRequest(peer_url="https://a:1", manager_address="\n"), "manager address"),
+        (msgspec.structs.replace(PLACE, id=TaskId("x" * 65)), "cannot attach container: a task has an id that is none"),
+        (msgspec.structs.replace(PLACE, ended=((TaskId("t"), TaskStatus(TaskState.ORPHANED)),)), "is not a node's to say"),
+        (place(network="\n"), "network"),
+        (place(container=ContainerId("a/b")), "the container has an id that is none"),
+        (place(name="x" * 300), "name of the container has 300"),
+        (place(hostname="a b"), "host name of the container 'a b' contains white space"),
+        (place(aliases=("a",) * 300), "300 aliases are more than 256"),
+        (place(aliases=("a\n",)), "alias"),
     ],
 )  # fmt: skip
 def test_what_is_out_of_range_is_refused_with_the_field(message: object, cause: str) -> None:

@@ -9,6 +9,7 @@ from weft.api.schema.generic import generic_json
 from weft.api.schema.job import iteration_json
 from weft.api.schema.network import attached_network_json
 from weft.api.schema.service import port_json, task_template_json
+from weft.model.attached import AttachedContainer
 from weft.model.ids import NetworkId
 from weft.model.network import Network
 from weft.model.service import TaskSpec
@@ -27,7 +28,7 @@ class TaskRows:
         `id()`."""
 
     def __call__(self, task: Task) -> Json:
-        return _task_json(task, self._spec(task.spec), [
+        return _task_json(task, self._spec(task), [
             {"Network": self._network(attachment.network), "Addresses": [str(attachment.address)]}
             for attachment in task.attachments
             if attachment.network in self._networks
@@ -41,7 +42,10 @@ class TaskRows:
             )
         return found
 
-    def _spec(self, spec: TaskSpec) -> msgspec.Raw:
+    def _spec(self, task: Task) -> msgspec.Raw:
+        spec = task.spec
+        if task.attached is not None:
+            return msgspec.Raw(encode_item(_attachment_json(task, task.attached)))
         found = self._encoded_specs.get(id(spec))
         if found is None:
             found = self._encoded_specs[id(spec)] = (
@@ -77,6 +81,22 @@ def _task_json(task: Task, spec: msgspec.Raw, attachments: list[Json]) -> Json:
             if task.job_iteration is None
             else {"JobIteration": iteration_json(task.job_iteration)}
         ),
+    }
+
+
+def runtime_of(task: Task) -> str:
+    """What Docker calls the kind of the task."""
+    return "container" if task.attached is None else "attachment"
+
+
+def _attachment_json(task: Task, attached: AttachedContainer) -> Json:
+    return {
+        "NetworkAttachmentSpec": {"ContainerID": attached.container},
+        "Networks": [
+            {"Target": n.target} | omit_empty({"Aliases": n.aliases}) for n in task.spec.networks
+        ],
+        "ForceUpdate": task.spec.force_update,
+        "Runtime": runtime_of(task),
     }
 
 

@@ -95,9 +95,11 @@ def _touched(
 
 def _touch_task(touched: dict[NetworkId, _Touched], state: ClusterState, task: Task) -> None:
     """Also touches the service of a task made for another version, or of a removed service: its
-    record may contain the task's ports and aliases."""
+    record may contain the task's ports and aliases. An attached container has no service."""
     service = state.services.get(task.service)
-    is_of_another = service is None or task.spec_version != service.spec_version
+    is_of_another = task.attached is None and (
+        service is None or task.spec_version != service.spec_version
+    )
     for attachment in task.attachments:
         touched[attachment.network].endpoints.add(task.id)
         if is_of_another:
@@ -194,6 +196,7 @@ def _definition(network: Network, underlay_mtu: int) -> NetworkDefinition:
         underlay_mtu=underlay_mtu,
         internal=spec.internal,
         ingress=spec.ingress,
+        attachable=spec.attachable,
         encrypted=spec.encrypted,
         icv_bits=spec.icv_bits,
     )
@@ -223,7 +226,7 @@ def _task_endpoint(state: ClusterState, network: NetworkId, id: TaskId) -> Endpo
         vtep=node.data_path_address,
         task=task.id,
         name=task.name,
-        service=task.service,
+        service=task.service if task.attached is None else None,
         aliases=_aliases(task),
         serving=task.serves and not _is_lost(node),
         starting=task.is_starting and not _is_lost(node) and _names_starting(state, network),
@@ -260,7 +263,11 @@ def _attachment(attachments: tuple[Attachment, ...], network: NetworkId) -> Atta
 
 
 def _aliases(task: Task) -> tuple[str, ...]:
-    """The container's short id, once known, and the hostname, if it is not a template."""
+    """The container's short id, once known, and the hostname, if it is not a template; of an
+    attached container also those that its user gave."""
+    if (attached := task.attached) is not None:
+        names = (attached.container[:SHORT_ID], attached.hostname, *attached.aliases)
+        return tuple(filter(None, names))
     container, hostname = task.status.container, task.spec.container.hostname
     short = (container.id[:SHORT_ID],) if container and container.id else ()
     return short + ((hostname,) if hostname and "{{" not in hostname else ())

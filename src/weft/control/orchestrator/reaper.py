@@ -65,10 +65,9 @@ def _limit(draft: Draft) -> int:
 
 
 def remove_all(draft: Draft) -> None:
-    """For a service that is gone: tells tasks to stop, and removes each one that has stopped."""
-    due = (
-        task for task in draft.tasks.values() if _is_over(task) or task.desired < TaskState.REMOVE
-    )
+    """For a service that is gone: tells tasks to stop, and removes each one that has stopped. Tasks
+    that stand for attached containers never had a service: their nodes end them."""
+    due = (task for task in draft.tasks.values() if _is_over(task) or _is_to_end(task))
     for task in list(islice(due, MOST_CHANGES + 1)):  # one too many, so that another run follows
         if _is_over(task):
             draft.remove(task)
@@ -78,3 +77,7 @@ def remove_all(draft: Draft) -> None:
 
 def _is_over(task: Task) -> bool:
     return task.state.is_terminal or _never_ran(task)
+
+
+def _is_to_end(task: Task) -> bool:
+    return task.desired < TaskState.REMOVE and task.attached is None

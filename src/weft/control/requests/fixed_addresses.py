@@ -151,14 +151,16 @@ def _holders(
         held_here = (a.address.ip for a in service.endpoint.addresses if a.network == id)
         found |= dict.fromkeys(held_here, ("the service itself, as its virtual address,", 0))
     for task in state.tasks_attached(id).values():
-        if task.is_live and task.service in state.services:
+        if task.is_live and state.is_wanted(task):
             held = next(a.address.ip for a in task.attachments if a.network == id)
-            found[held] = (f"task {_name(task)}", task.slot if task.service == own else 0)
+            found[held] = (_name(task), task.slot if task.service == own else 0)
     return found
 
 
 def _name(task: Task) -> str:
-    return f"{task.service_name}.{task.number or task.node}"
+    if task.attached is not None:
+        return f"container {task.name}"
+    return f"task {task.service_name}.{task.number or task.node}"
 
 
 def _of_service(service: Service, network: NetworkId) -> Iterator[IPv4Address]:

@@ -55,7 +55,7 @@ def removal(state: ClusterState, id: NetworkId) -> list[Change]:
         if any(attached.target == id for attached in service.spec.task.networks):
             raise FailedPrecondition(f"network {id} is in use by service {service.id}")
     for task in state.tasks_attached(id).values():
-        if task.is_live and task.service in state.services:
+        if task.is_live and state.is_wanted(task):
             raise FailedPrecondition(f"network {id} is in use by task {task.id}")
     return [Remove("network", id, network.meta.version)]
 
@@ -63,7 +63,7 @@ def removal(state: ClusterState, id: NetworkId) -> list[Change]:
 def leaving(state: ClusterState, id: NetworkId) -> bool:
     """Whether tasks of removed services still are on the network. Agents that are down end none."""
     return any(
-        task.service not in state.services and not task.state.is_terminal and _can_end(state, task)
+        not state.is_wanted(task) and not task.state.is_terminal and _can_end(state, task)
         for task in state.tasks_attached(id).values()
     )
 
