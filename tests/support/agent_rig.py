@@ -35,6 +35,7 @@ from weft.errors import Unavailable
 from weft.linux.fake import FakeKernel
 from weft.model.addresses import Port
 from weft.model.assignment import AssignmentChange
+from weft.model.attached import AttachmentGrant
 from weft.model.ids import ClusterId, ContainerId, NetworkId, TaskId
 from weft.model.meta import SECOND
 from weft.model.node import NodeDescription
@@ -48,7 +49,7 @@ from weft.network.kernel_state import HOST, KernelState
 from weft.network.plan import plan
 from weft.runtime.fake import FakeImages, FakeRuntime
 from weft.runtime.fake_volumes import FakeVolumes
-from weft.session.base import Echo, Identity, SessionClosed
+from weft.session.base import AttachmentRequest, Echo, Identity, SessionClosed
 from weft.session.fake import MemoryAgentSession, MemoryManagerSession, session_pair
 from weft.session.messages import AssignmentUpdate, Heartbeat, StatusAccepted, StatusUpdate, Welcome
 from weft.system.supervision import ended
@@ -80,6 +81,9 @@ class ScriptedManager:
         self.configs: Sequence[Payload] = ()
         """What it says that the node's tasks need: payloads."""
         self.registry_auths: Sequence[PullAuth] = ()
+        self.requests: list[AttachmentRequest] = []
+        self.is_mute = False
+        """Its grants do not arrive."""
         self.without: set[NetworkId] = set()
         """Networks that are left out of what it says."""
 
@@ -101,6 +105,19 @@ class ScriptedManager:
         server = asyncio.get_running_loop().create_task(self._serve(session))
         self.servers.add(server)
         return agent
+
+    async def attach(self, request: AttachmentRequest) -> AttachmentGrant:
+        """A place for one of the node's own containers on a network, which must exist."""
+        self.requests.append(request)
+        if not self.reachable:
+            raise Unavailable("cannot reach a manager")
+        definitions = self.swarm.definitions.values()
+        network = next(d for d in definitions if request.wanted.network in (d.id, d.name))
+        address = self.swarm.attach(request.id, network.id, request.wanted)
+        await self.tell()
+        if self.is_mute:
+            raise Unavailable("no answer within 20 s")
+        return AttachmentGrant(network=network.id, name=network.name, address=address)
 
     async def _serve(self, session: MemoryManagerSession) -> None:
         try:
@@ -183,6 +200,8 @@ class Rig:
         self.open_echo: Callable[[], Echo] | None = None
         self.check_port: CheckPort = lambda protocol, port, address: None
         self.routes: tuple[str, ...] = ("192.0.2.0/24",)
+        self.records: Path | None = None
+        """Where the node's own networks are kept."""
         self.agent: Agent
         self.run: asyncio.Task[None]
         self.engine_run: asyncio.Task[None]
@@ -208,6 +227,7 @@ class Rig:
             names=NameAdapters(open_resolver=self.open_resolver),
             check_port=lambda *port: self.check_port(*port),
             flush_flows=lambda space, flows: self.flush_flows(space, flows),
+            records=self.records,
         )
         engine = Engine(
             "engine1",
@@ -220,7 +240,11 @@ class Rig:
             ),
         )
         adapters = Adapters(
-            managers=ManagerAdapters(connect=self.manager.connect, open_echo=self.open_echo),
+            managers=ManagerAdapters(
+                connect=self.manager.connect,
+                open_echo=self.open_echo,
+                attach=self.manager.attach,
+            ),
             origin=origin,
             description=lambda: NodeDescription(hostname="node1"),
             routes=lambda: self.routes,

@@ -23,6 +23,7 @@ from weft.model.assignment import (
     TaskAssignment,
     load_balancer_id,
 )
+from weft.model.attached import AttachmentWanted
 from weft.model.cluster import VXLAN_PORT
 from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId, TaskId, WorkloadId
 from weft.model.network import Segment
@@ -163,6 +164,36 @@ class Swarm:
             endpoints.pop(task, None)
         self.tasks.pop(task)
         self._sandboxes.pop(task)
+
+    def attach(self, id: TaskId, network: NetworkId, wanted: AttachmentWanted) -> IPv4Interface:
+        """A place of a container of the first node, or other names for one that it has."""
+        node, known = self.nodes[0], self.tasks.get(id)
+        address = known.attachments[0].address if known else self.address(network)
+        self.tasks[id] = TaskAssignment(
+            id=id,
+            service=ServiceId(""),
+            service_name="",
+            node=node,
+            spec=TaskSpec(container=ContainerSpec(image="")),
+            attachments=(Attachment(network, address),),
+            attached=wanted.container,
+        )
+        self.endpoints[network][id] = EndpointRecord(
+            id=id,
+            network=network,
+            address=address,
+            node=node,
+            vtep=self.vtep(node),
+            task=id,
+            name=wanted.container.name,
+            aliases=wanted.container.aliases,
+        )
+        return address
+
+    def detach(self, id: TaskId) -> None:
+        for endpoints in self.endpoints.values():
+            endpoints.pop(id, None)
+        self.tasks.pop(id)
 
     # --- what a node is told
 

@@ -9,10 +9,11 @@ from typing import Protocol
 
 from weft.engine.adapters import Origin
 from weft.errors import Unavailable
+from weft.model.attached import AttachmentGrant
 from weft.model.certificate import ManagerCertificate
 from weft.model.ids import NodeId
 from weft.model.node import NodeDescription, Role
-from weft.session.base import Connect, Echo, OpenStream, StreamSink
+from weft.session.base import AttachmentRequest, Connect, Echo, OpenStream, StreamSink
 from weft.session.identity import Credentials, CredentialSource
 
 ManagersChanged = Callable[[tuple[tuple[NodeId, str], ...]], None]
@@ -60,6 +61,10 @@ class RevocationAdapters:
     """`host:port` of each other manager, as the last manager named them."""
 
 
+async def _no_attachment(request: AttachmentRequest) -> AttachmentGrant:
+    raise Unavailable("this node has no connections but its session")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ManagerAdapters:
     """How the agent reaches managers, and which managers."""
@@ -69,6 +74,8 @@ class ManagerAdapters:
     """Called with the managers that the last manager named, to be kept for reconnecting."""
     open_stream: OpenStream = _nowhere
     """Opens connections for streams."""
+    attach: Callable[[AttachmentRequest], Awaitable[AttachmentGrant]] = _no_attachment
+    """Asks the managers for a place of one of this node's own containers on a network."""
     open_echo: Callable[[], Echo] | None = None
     """How the manager's host is monitored; None where it cannot be."""
     revocations: RevocationAdapters | None = None

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from weft.agent.adapters import Adapters
+from weft.agent.attachments import Attachments
 from weft.agent.connections import Connections
 from weft.agent.disk import Disk
 from weft.agent.engine_state import engine_state
@@ -80,6 +81,9 @@ class Agent:
         )
         self.retirement = Retirement(self.uplink, engine, self.records)
         self.connections = Connections(self.networking, self.records, self.assignment)
+        self.attachments = Attachments(
+            engine, self.networking, self.records, adapters.managers.attach, self.uplink.report
+        )
         self._workers: dict[TaskId, TaskWorker] = {}
         self._pulls = Pulls(engine.images)
         self._group: asyncio.TaskGroup | None = None
@@ -91,6 +95,7 @@ class Agent:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
+                self.attachments.begin()
                 group.create_task(self.networking.run())
                 if self._stored is not None:
                     self._reboot.look()
@@ -99,6 +104,7 @@ class Agent:
                 group.create_task(lasting("uplink", self.uplink.run))
                 group.create_task(lasting("streams", self.streams.run))
         finally:
+            self.attachments.end()
             self._group = self._running = None
             self._pulls.close()
             self.records.close()
@@ -139,6 +145,7 @@ class Agent:
             except WeftError as error:
                 errors.append(error)
         try:
+            self.engine.local.leave_swarm()
             await self.networking.teardown()
         except* WeftError as group:
             errors.extend(group.exceptions)
@@ -171,7 +178,9 @@ class Agent:
 
     def _without_new_tasks(self, assignment: Assignment, cause: str) -> Assignment:
         known = {
-            id: task for id, task in assignment.tasks.items() if self.records.get(id) is not None
+            id: task
+            for id, task in assignment.tasks.items()
+            if self.records.get(id) is not None or self.attachments.holds(id)
         }
         for id in assignment.tasks.keys() - known.keys():
             self.uplink.report(
@@ -188,7 +197,7 @@ class Agent:
             {c.config.labels[TASK_LABEL]: c for c in self._swarm_containers()} if first else {}
         )
         for task in assignment.tasks.values():
-            if self.records.get(task.id) is None:
+            if self.records.get(task.id) is None and task.attached is None:
                 self._try_to_accept(task, strangers.get(task.id))
         supplied = newly_supplied(old, assignment)
         for id in tuple(self.records.all):
@@ -198,6 +207,7 @@ class Agent:
             if self.records.get(TaskId(label)) is None:
                 self._spawn_removal(container)
         self.connections.take_over(assignment)
+        self.attachments.take_over(assignment)
         if first:
             self._answer_again()
         self.retirement.notice()
@@ -251,7 +261,8 @@ class Agent:
                 self._attend(task, changed=False)
 
     def _statuses(self) -> dict[TaskId, TaskStatus]:
-        return {task: record.status for task, record in self.records.all.items()}
+        records = self.records.all.items()
+        return {task: record.status for task, record in records} | self.attachments.statuses()
 
     # --- streams
 

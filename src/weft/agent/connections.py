@@ -70,7 +70,8 @@ class Connections:
 
     def give(self, task: TaskAssignment, id: str) -> Sandbox:
         """Gives the task a sandbox with that id, and records it. Raises `Exhausted`."""
-        return self._records.give(self._workloads.of(task), self._networking.facts, id)
+        workload, others = self._workloads.of(task), self._networking.plain_sandboxes()
+        return self._records.give(workload, self._networking.facts, id, others)
 
     async def release(self, task: TaskId) -> None:
         """Releases the task's sandbox. Returns when nothing of the sandbox is left in the

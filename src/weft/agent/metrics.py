@@ -20,7 +20,8 @@ async def put_agent(page: Page, agent: Agent) -> None:
         page.put(metric.CERTIFICATE_EXPIRES, expires / SECOND)
     page.put(metric.ASSIGNED, assignment.revision)
     page.put(metric.APPLIED, agent.applied_revision)
-    page.put(metric.ASSIGNED_TASKS, len(assignment.tasks))
+    tasks = [task for task in assignment.tasks.values() if task.attached is None]
+    page.put(metric.ASSIGNED_TASKS, len(tasks))
     page.put(metric.NETWORK_SANDBOXES, agent.networking.sandboxes)
     _put_peers(page, agent)
     names: Counter[str] = Counter()

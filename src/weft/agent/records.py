@@ -7,7 +7,7 @@ every container and every address that is held. `engine/sandboxes.py` chooses th
 only remembers, and writes many changes at once."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -62,11 +62,15 @@ class Records:
         if self._records.pop(task, None) is not None:
             self._schedule()
 
-    def give(self, workload: Workload, facts: NodeFacts, id: str) -> Sandbox:
-        """A new sandbox for a task that has a record. Raises `Exhausted`."""
+    def give(
+        self, workload: Workload, facts: NodeFacts, id: str, others: Iterable[Sandbox] = ()
+    ) -> Sandbox:
+        """A new sandbox for a task that has a record. `others`: sandboxes here that are not tasks'.
+        Raises `Exhausted`."""
         task = TaskId(workload.id)
         record = self._records[task]
-        held = [r.sandbox for r in self._records.values() if r.sandbox is not None]
+        own = (r.sandbox for r in self._records.values() if r.sandbox is not None)
+        held = [*own, *others]
         sandbox = new_sandbox(id, workload, record.container, facts, held, self._cursor)
         self._cursor = int(sandbox.gateway.ip)
         self.put(task, msgspec.structs.replace(record, sandbox=sandbox))

@@ -98,4 +98,6 @@ class Retirement:
 
 
 def _all_told(assignment: Assignment) -> bool:
-    return all(task.desired > TaskState.RUNNING for task in assignment.tasks.values())
+    """Places of the node's own containers are the node's to end."""
+    tasks = (task for task in assignment.tasks.values() if task.attached is None)
+    return all(task.desired > TaskState.RUNNING for task in tasks)

@@ -338,7 +338,7 @@ class Node(Protocol):
     def networks(self) -> Networks: ...
 
     async def connect_container(self, container: Container, settings: EndpointSettings) -> None:
-        """Connects a running container to one more of this host's own networks. Raises a
+        """Connects a container to one more network, this host's or the swarm's. Raises a
         `WeftError`."""
         ...
 

@@ -228,28 +228,30 @@ def _in_swarm(network: Network | None, reference: str) -> Network:
 
 
 async def connect(call: Call) -> web.Response:
-    view = find_view(views(call), call.id)
+    name = _name(call)
     wire = await call.body(ConnectWire)
-    if view.scope != "local":
-        raise Unsupported(
-            f"cannot connect a container to network {view.name}: not supported by Weft: "
-            "use `docker service update --network-add` for its service"
-        )
     container = find_container(call.node.containers, wire.container)
-    await call.node.connect_container(container, endpoint_from(view.name, wire.endpoint))
+    await call.node.connect_container(container, endpoint_from(name, wire.endpoint))
     return nothing(200)
 
 
+def _name(call: Call) -> str:
+    """The network's name. A worker does not know the networks of the swarm that nothing of it is
+    on: then the name is as the user wrote it, and a manager is asked. Raises as `find_view`."""
+    try:
+        return find_view(views(call), call.id).name
+    except NotFound:
+        membership = call.node.membership
+        if membership.state != "active" or _swarm_networks(call) is not None:
+            raise
+        return call.id
+
+
 async def disconnect(call: Call) -> web.Response:
-    view = find_view(views(call), call.id)
+    name = _name(call)
     wire = await call.body(DisconnectWire)
-    if view.scope != "local":
-        raise Unsupported(
-            f"cannot disconnect a container from network {view.name}: not supported by Weft: "
-            "use `docker service update --network-rm` for its service"
-        )
     container = find_container(call.node.containers, wire.container)
-    await call.node.disconnect_container(container, view.name, wire.force)
+    await call.node.disconnect_container(container, name, wire.force)
     return nothing(200)
 
 

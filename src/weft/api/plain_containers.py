@@ -3,7 +3,6 @@
 A task's container is its service's: what would change it behind the manager's back is refused."""
 
 import os
-from collections.abc import Iterable
 from contextlib import suppress
 
 from aiohttp import web
@@ -13,7 +12,6 @@ from weft.api.call import Call, answer, nothing
 from weft.api.container_lookup import find_container
 from weft.api.grace import grace_of, stop_signal_of
 from weft.api.names import random_name
-from weft.api.networks import find_view, views
 from weft.api.platforms import check_native
 from weft.api.pruning import prunable
 from weft.api.schema.common import now
@@ -34,7 +32,6 @@ from weft.control.requests.limit_updates import updated_limits
 from weft.errors import Conflict, InvalidArgument, NotFound, Unsupported
 from weft.model import references
 from weft.model.container import Container, ContainerState
-from weft.model.endpoint_settings import EndpointSettings
 from weft.model.ids import ContainerId
 from weft.model.limits import FurtherLimits
 from weft.model.service import Mount, Resources
@@ -56,7 +53,6 @@ async def create(call: Call) -> web.Response:
     )
     request = request_from(wire, name, lambda other: _other(call, other).id, inherited)
     validate_container(request)
-    _check_networks(call, request.plain.networks)
     _check_image(call, wire.image)
     id = await call.node.plain.create(request)
     return answer({"Id": id, "Warnings": []}, 201)
@@ -74,19 +70,6 @@ def _other(call: Call, reference: str) -> Container:
         return find_container(call.node.containers, reference)
     except NotFound as error:
         raise InvalidArgument(str(error)) from error
-
-
-def _check_networks(call: Call, wanted: Iterable[EndpointSettings]) -> None:
-    """A network that is missing is reported when the container is started, as by Docker."""
-    known = views(call)
-    for settings in wanted:
-        with suppress(NotFound):
-            view = find_view(known, settings.network)
-            if view.scope != "local":
-                raise Unsupported(
-                    f"cannot create a container on network {view.name}: not supported by Weft, on"
-                    " whose overlays are containers of services only"
-                )
 
 
 def _check_image(call: Call, reference: str) -> None:

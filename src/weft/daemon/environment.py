@@ -7,8 +7,11 @@ from pathlib import Path
 
 from weft.control.allocator.ports import NO_PORTS, OwnPorts
 from weft.engine.engine import Engine
+from weft.model.addresses import PortKey
+from weft.model.cluster import PEER_PORT, SESSION_PORT
 from weft.model.ids import NodeId
 from weft.model.node import NodeDescription
+from weft.model.numbers import decimal
 from weft.model.sandbox import NodeFacts
 from weft.session.base import Connect, Echo
 from weft.session.client import Connector
@@ -47,3 +50,9 @@ class NodeEnvironment:
     """Ports on which this host listens, in or out of a swarm."""
     external_etcd: ExternalEtcd | None = None
     """Set if the swarm's state is to be in an external etcd and not on the managers' hosts."""
+
+    def ports_of_member(self, listen_address: str) -> frozenset[PortKey]:
+        """Ports of this host as a member of a swarm, also of a worker: it may become a manager, and
+        its rules are there before it listens."""
+        session = decimal(listen_address.rpartition(":")[2]) or SESSION_PORT
+        return frozenset({*self.own_ports, ("tcp", session), ("tcp", PEER_PORT)})

@@ -22,6 +22,7 @@ from weft.engine.engine import Engine
 from weft.engine.image_exchange import RecordedExchange
 from weft.engine.networking import Networking
 from weft.engine.plain_containers import PlainContainers
+from weft.engine.reattachment import Reattachment
 from weft.errors import (
     Conflict,
     Damaged,
@@ -102,6 +103,7 @@ class HostNode:
         self.volumes = self.engine.volumes
         self.networks = self.engine.local
         self.plain = PlainContainers(self.engine, info.hostname)
+        self._reattachment = Reattachment(self.engine, self.plain)
         self.inside = inside
         self._environment = environment
         self._choose_addresses = choose_addresses
@@ -117,6 +119,7 @@ class HostNode:
         self.engine.resume()
         self._engine_run = asyncio.create_task(self.engine.run(), name="engine")
         self.plain.resume()
+        self._reattachment.resume()
         try:
             self._member = await SwarmNode.resume(self._environment)
             if self._member is None:
@@ -129,6 +132,7 @@ class HostNode:
         """Stops the member; containers, networks and traffic go on."""
         if self._member is not None:
             await self._member.close()
+        await self._reattachment.close()
         await self.plain.close()
         if self._engine_run is not None:
             await ended(self._engine_run)
@@ -219,6 +223,7 @@ class HostNode:
                 if not force:
                     raise FailedPrecondition(self._damage)
                 await forget(self._environment.data, self._environment.run)
+                self.engine.local.leave_swarm()
                 self.engine.network.desire_swarm(None)
                 log.info("swarm.left cause=its membership could not be read")
                 self._damage = ""
@@ -230,10 +235,12 @@ class HostNode:
             if member.is_manager and not force:
                 swarm = member.manager.swarm if member.manager is not None else None
                 raise Unavailable(LEAVING_MANAGER + _what_leaving_means(swarm))
+            await self._reattachment.leave_swarm()
             self._member = None
             try:
                 await member.leave(force)
             finally:
+                self.engine.local.leave_swarm()
                 self.engine.network.desire_swarm(None)
             log.info("swarm.left node=%s", member.member.node)
 
@@ -263,11 +270,16 @@ class HostNode:
         if not container.is_plain:
             raise Unsupported(
                 f"cannot connect container {container.config.name} to network {settings.network}:"
-                " it is a task's, and tasks are on the networks of their service only"
+                " it is a task's: use `docker service update --network-add` for its service"
             )
         await self.plain.connect(container, settings)
 
     async def disconnect_container(self, container: Container, network: str, force: bool) -> None:
+        if not container.is_plain and network in self.container_networks(container.id):
+            raise Unsupported(
+                f"cannot disconnect container {container.config.name} from network {network}: it is"
+                " a task's: use `docker service update --network-rm` for its service"
+            )
         if not container.is_plain:
             raise NotFound(f"container {container.id} is not connected to network {network}")
         await self.plain.disconnect(container, network, force)
@@ -286,8 +298,9 @@ class HostNode:
     def container_networks(
         self, id: ContainerId
     ) -> Mapping[str, tuple[LocalNetwork, LocalEndpoint]]:
-        own = self.engine.local.endpoints(id)
-        return own or (self._networking.container_networks(id) if self._networking else {})
+        networking = self._networking
+        swarm = networking.container_networks(id) if networking is not None else {}
+        return {**self.engine.local.endpoints(id), **swarm}
 
     def container_gateway(self, id: ContainerId) -> LocalEndpoint | None:
         return self._networking.container_gateway(id) if self._networking is not None else None

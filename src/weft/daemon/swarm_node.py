@@ -45,14 +45,13 @@ from weft.manager.authority import PkiAuthority
 from weft.manager.bootstrap import Founder, create_swarm
 from weft.manager.certificates import reissued
 from weft.manager.manager import Manager
-from weft.model.addresses import PortKey
-from weft.model.cluster import PEER_PORT, SESSION_PORT, Cluster
+from weft.model.cluster import Cluster
 from weft.model.membership import InitRequest, JoinRequest, LocalSwarmState, Membership
 from weft.model.node import Node, Role
-from weft.model.numbers import decimal
 from weft.pki import authority
 from weft.pki.certificate import holder
 from weft.pki.sealing import SealingKey
+from weft.session.attachments import AttachmentClient
 from weft.session.base import AdmissionRequest, AgentSession, Connect
 from weft.session.client import join
 from weft.session.credentials import EXPIRED
@@ -117,7 +116,7 @@ class SwarmNode:
         self._running: list[asyncio.Task[None]] = []
         facts = msgspec.structs.replace(
             environment.facts(member.node, member.data_path_address),
-            own_ports=_own_ports(environment, member),
+            own_ports=environment.ports_of_member(member.listen_address),
         )
         self.agent = Agent(
             member.node,
@@ -140,6 +139,12 @@ class SwarmNode:
             changed=self.record.remember_managers,
             open_stream=StreamConnector(
                 credential_source, self._is_revoked, self._revocations.revoked
+            ),
+            attach=AttachmentClient(
+                credential_source,
+                self._manager_addresses,
+                lambda: LOCKED if self.is_locked else self._role.damage,
+                self._is_revoked,
             ),
             open_echo=host.open_echo,
             revocations=RevocationAdapters(
@@ -483,13 +488,6 @@ async def _create(
         secrets.token_bytes,
         sealing(sealing_keys),
     )
-
-
-def _own_ports(environment: NodeEnvironment, member: Member) -> frozenset[PortKey]:
-    """Ports of this host, also for a worker: it may become a manager, and its rules are there
-    before it listens."""
-    session = decimal(member.listen_address.rpartition(":")[2]) or SESSION_PORT
-    return frozenset({*environment.own_ports, ("tcp", session), ("tcp", PEER_PORT)})
 
 
 async def _new_store(environment: NodeEnvironment) -> Store:

@@ -3,13 +3,14 @@ networks, as far as users made these networks. On the network `bridge` container
 other, as in Docker.
 
 A container is found by its name, its hostname, the beginning of its id and the aliases that it has
-on that network.
+on that network. On networks of the swarm, it sees what the swarm's tasks see there.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
 
 from weft.dns.zone import Addresses, NetworkNames, Zone, ndots
+from weft.model.assignment import NetworkView
 from weft.model.bridge_network import SHORT_ID, BridgeNetwork
 from weft.model.ids import NetworkId
 from weft.model.local_sandbox import LocalSandbox
@@ -19,14 +20,19 @@ def local_zone(
     place: LocalSandbox,
     networks: Mapping[NetworkId, BridgeNetwork],
     places: Iterable[LocalSandbox],
+    overlays: Sequence[NetworkView] = (),
+    names_of: Callable[[NetworkView], NetworkNames] = NetworkNames.of,
 ) -> Zone:
-    """`places`: all containers on this node's networks."""
+    """`places`: all containers on this node's networks. `overlays`: the container's networks of the
+    swarm. `names_of`: see `zone_for`."""
     known = [networks[e.network] for e in place.endpoints if e.network in networks]
-    outward = any(not network.spec.internal for network in known)
+    outward = any(not network.spec.internal for network in known) or any(
+        not view.definition.internal for view in overlays
+    )
     others = tuple(places)
     names = (network_names(network, others) for network in known if not network.is_default)
     return Zone(
-        networks=tuple(names),
+        networks=(*names, *map(names_of, overlays)),
         forwards=outward or bool(place.dns_servers),
         ndots=ndots(place.dns_options),
     )

@@ -9,6 +9,7 @@ from weft.model.bridge_network import BridgeNetwork
 from weft.model.ids import NetworkId
 from weft.model.local_sandbox import LocalSandbox
 from weft.model.sandbox import GATEWAY_BRIDGE, Sandbox
+from weft.network.attached import sandbox_of
 from weft.network.kernel_state import HOST, Veth
 from weft.network.operations import (
     AddForwarding,
@@ -84,9 +85,18 @@ def of_sandbox(sandbox: Sandbox) -> Footprint:
 
 
 def of_local(sandbox: LocalSandbox, networks: Mapping[NetworkId, BridgeNetwork]) -> Footprint:
+    overlays = _of_overlays(sandbox)
     ports = {(HOST, local_port(sandbox.id, e.number)) for e in sandbox.endpoints}
     bridges = {networks[e.network].device for e in sandbox.endpoints if e.network in networks}
-    return Footprint(sandbox.key, frozenset(ports), bridges=frozenset(bridges))
+    return Footprint(
+        sandbox.key, overlays.ports | ports, overlays.shared, overlays.bridges | bridges
+    )
+
+
+def _of_overlays(sandbox: LocalSandbox) -> Footprint:
+    """The part on networks of the swarm, if there is one."""
+    there = sandbox_of(sandbox)
+    return of_sandbox(there) if there is not None else Footprint(sandbox.key)
 
 
 def of_bridge(network: BridgeNetwork) -> Footprint:

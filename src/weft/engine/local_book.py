@@ -2,13 +2,14 @@
 next one gets. It decides and remembers; `local_networks.py` carries out."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from ipaddress import IPv4Network
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
 
 from weft.engine import local_views
 from weft.engine.adapters import NetworkAdapters, Origin
+from weft.engine.attacher import Granted
 from weft.engine.local_allocation import (
     check_subnet,
     choose_address,
@@ -16,6 +17,7 @@ from weft.engine.local_allocation import (
     choose_subnet,
 )
 from weft.engine.local_records import LocalRecords
+from weft.engine.sandboxes import choose_gateway, lowest_free
 from weft.errors import (
     Conflict,
     Exhausted,
@@ -24,7 +26,6 @@ from weft.errors import (
     InvalidArgument,
     NotFound,
     OperationFailed,
-    Unsupported,
 )
 from weft.model.addresses import mac_for
 from weft.model.bridge_network import (
@@ -36,10 +37,12 @@ from weft.model.bridge_network import (
 from weft.model.endpoint_settings import EndpointSettings
 from weft.model.host_ports import HostPort
 from weft.model.ids import CONTAINER_ID_BYTES, ContainerId, NetworkId, hex_id
-from weft.model.local_sandbox import BridgeEndpoint, LocalSandbox
+from weft.model.local_sandbox import BridgeEndpoint, LocalSandbox, OverlayEndpoint
 from weft.model.network import Pool
+from weft.model.sandbox import Sandbox
 from weft.model.service import PublishedPort
 from weft.network import bridge
+from weft.network.attached import sandbox_of
 from weft.network.desired import LocalPart, SwarmPart
 from weft.network.own_ports import swarm_ports
 from weft.network.ownership import MOST_INTERFACES
@@ -52,6 +55,7 @@ SHARED = (
     "container sharing network namespace with another container or host cannot be connected to any"
     " other network"
 )
+TWICE = "endpoint with name {} already exists in network {}"
 PRIVATE = (
     "container cannot be connected to multiple networks with one of the networks in private (none)"
     " mode"
@@ -72,6 +76,8 @@ class LocalBook:
         self._default = default
         self._swarm = swarm
         self._records = LocalRecords(adapters.records)
+        self._cursor = 0
+        """The address on docker_gwbridge that was given last, as an integer."""
         self._is_settled = False
         """Whether the default network has had a container, so that its subnet stays."""
         self.networks: dict[NetworkId, BridgeNetwork] = {}
@@ -114,6 +120,32 @@ class LocalBook:
             if matches:
                 return matches[0]
         raise NotFound(NOT_FOUND.format(reference))
+
+    def is_own(self, reference: str) -> bool:
+        """Whether it names a network of this node; `host` and `none` are such. Raises
+        `InvalidArgument` for an ambiguous reference."""
+        try:
+            return reference in (HOST, NONE) or self.get(reference) is not None
+        except NotFound:
+            return False
+
+    def is_on(self, container: ContainerId, reference: str) -> bool:
+        """Whether a container is on a network of this node or of the swarm."""
+        place = self.sandboxes.get(container)
+        if place is None or not self.is_own(reference):
+            return place is not None and place.overlay(reference) is not None
+        network = self.get(reference)
+        return any(endpoint.network == network.id for endpoint in place.endpoints)
+
+    def host_address(self, container: ContainerId) -> IPv4Address:
+        """The default network's gateway, as in Docker; docker_gwbridge's for a container that gets
+        to this host by that alone."""
+        place, part = self.sandboxes.get(container), self._swarm()
+        if place is None or place.gateway is None or part is None:
+            return self.networks[self._default].gateway
+        if bridge.outlet(place, self.networks) is not None:
+            return self.networks[self._default].gateway
+        return part.facts.gateway.ip
 
     def on(self, network: BridgeNetwork) -> list[LocalSandbox]:
         """The containers on a network."""
@@ -234,10 +266,7 @@ class LocalBook:
         self.check_device(network)
         held = [e.address.ip for other in self.sandboxes.values() for e in other.endpoints]
         address = choose_address(network, held, wanted.address)
-        numbers = {endpoint.number for endpoint in place.endpoints}
-        number = next(n for n in range(MOST_INTERFACES + 1) if n not in numbers)
-        if number == MOST_INTERFACES:
-            raise Exhausted(f"cannot connect container {place.name}: it has too many networks")
+        number = _free_number(place.name, place.numbers)
         endpoint = BridgeEndpoint(
             network=network.id,
             number=number,
@@ -252,13 +281,6 @@ class LocalBook:
             raise InvalidArgument(SHARED)
         if wanted.network == NONE:
             raise InvalidArgument(PRIVATE)
-        part = self._swarm()
-        overlays = () if part is None else part.overlays.networks.values()
-        if wanted.network in {view.definition.name for view in overlays}:
-            raise Unsupported(
-                f"cannot connect container {place.name} to network {wanted.network}: it is the"
-                " swarm's, where Weft connects tasks of services only"
-            )
         network = self.get(wanted.network)
         if network.is_default and not self._is_settled:
             network = self.networks[self._default] = self._new_default()
@@ -270,26 +292,74 @@ class LocalBook:
         if causes:
             raise InvalidArgument("\n".join(("invalid endpoint settings:", *causes)))
         if any(endpoint.network == network.id for endpoint in place.endpoints):
-            raise Conflict(
-                f"endpoint with name {place.name} already exists in network {network.name}"
-            )
+            raise Conflict(TWICE.format(place.name, network.name))
+        overlays = (endpoint.address.network for endpoint in place.overlays)
+        _check_overlap(place.name, network.name, network.subnet, overlays)
         return network
+
+    def with_overlay(
+        self,
+        place: LocalSandbox,
+        wanted: EndpointSettings,
+        granted: Granted,
+        taken: Collection[Sandbox],
+    ) -> LocalSandbox:
+        """The container with its place on a network of the swarm. `taken`: what the swarm's tasks
+        have here. Raises a `WeftError`."""
+        part = self._swarm()
+        if part is None:
+            raise NotFound(NOT_FOUND.format(wanted.network))
+        if any(endpoint.network == granted.network for endpoint in place.overlays):
+            raise Conflict(TWICE.format(place.name, granted.name))
+        there = [part.facts.gateway.network, *(address.network for address in place.addresses)]
+        _check_overlap(place.name, granted.name, granted.address.network, there)
+        held = [*taken, *self.overlay_sandboxes()]
+        number = _free_number(place.name, place.numbers)
+        if place.gateway is None:
+            gateway = choose_gateway(part.facts, {s.gateway.ip for s in held}, self._cursor)
+            self._cursor = int(gateway.ip)
+            second = _free_number(place.name, place.numbers | {number})
+            place = msgspec.structs.replace(place, gateway=gateway, gateway_number=second)
+        endpoint = OverlayEndpoint(
+            network=granted.network,
+            name=granted.name,
+            attachment=granted.id,
+            number=number,
+            port=lowest_free(
+                {s.ports[granted.network] for s in held if granted.network in s.ports}
+            ),
+            address=granted.address,
+            aliases=wanted.aliases,
+        )
+        return msgspec.structs.replace(place, overlays=(*place.overlays, endpoint))
+
+    def overlay_sandboxes(self) -> list[Sandbox]:
+        """Those of containers on networks of the swarm, as the swarm's part sees them."""
+        found = (sandbox_of(place) for place in self.sandboxes.values())
+        return [sandbox for sandbox in found if sandbox is not None]
 
     def with_ports(self, place: LocalSandbox, ports: Sequence[PublishedPort]) -> LocalSandbox:
         way_in = bridge.outlet(place, self.networks)
-        if way_in is None or not ports:
+        if not ports or (way_in is None and not self._leads_outside(place)):
             return place  # as in Docker: on internal networks nothing is published
-        network = self.networks[way_in.network]
-        check, binding = self._adapters.check_port, network.spec.binding
+        network = self.networks[way_in.network] if way_in is not None else None
+        check, binding = self._adapters.check_port, network.spec.binding if network else None
         try:
             chosen = choose_ports(ports, binding, self._taken_ports(place.container), check)
         except OperationFailed as error:
-            id = local_views.endpoint_id(network, place)
+            id = place.id if network is None else local_views.endpoint_id(network, place)
             raise OperationFailed(
                 "failed to set up container networking: driver failed programming external"
                 f" connectivity on endpoint {place.name} ({id}): {error}"
             ) from error
         return msgspec.structs.replace(place, ports=chosen)
+
+    def _leads_outside(self, place: LocalSandbox) -> bool:
+        """Whether docker_gwbridge is a way in for the container's ports."""
+        part = self._swarm()
+        known = {} if part is None else part.overlays.networks
+        views = (known.get(endpoint.network) for endpoint in place.overlays)
+        return any(view is None or not view.definition.internal for view in views)
 
     def _taken_ports(self, container: ContainerId) -> Iterator[HostPort]:
         for place in self.sandboxes.values():
@@ -298,3 +368,23 @@ class LocalBook:
         part = self._swarm()
         if part is not None:
             yield from swarm_ports(part)
+
+
+def _free_number(name: str, taken: Collection[int]) -> int:
+    """The lowest free number of an interface. `name`: the container's. Raises `Exhausted`."""
+    number = next(n for n in range(MOST_INTERFACES + 1) if n not in taken)
+    if number == MOST_INTERFACES:
+        raise Exhausted(f"cannot connect container {name}: it has too many networks")
+    return number
+
+
+def _check_overlap(
+    container: str, network: str, subnet: IPv4Network, others: Iterable[IPv4Network]
+) -> None:
+    """The container could not tell by which interface an address is reached."""
+    for other in others:
+        if subnet.overlaps(other):
+            raise OperationFailed(
+                f"cannot connect container {container} to network {network}: its subnet {subnet}"
+                f" overlaps {other}, where the container is already"
+            )

@@ -1,4 +1,5 @@
-"""This node's own networks, and its own containers on them; in a swarm or not.
+"""This node's own networks, and its own containers on them and on networks of the swarm
+(`local_overlays.py`); in a swarm or not.
 
     create, remove     networks that users made; `bridge` is always there
     connect            addresses, ports of the host ─▶ disk ─▶ network loop ─▶ kernel ─▶ names
@@ -11,19 +12,21 @@ containers.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
 
 import msgspec
 
 from weft.dns.local_zone import local_zone
-from weft.dns.zone import Zone
+from weft.dns.zone import NameCache, Zone
 from weft.engine import local_views
 from weft.engine.adapters import NetworkAdapters, Origin
 from weft.engine.events import EventLog
 from weft.engine.footprint import of_bridge, of_local
 from weft.engine.local_book import NONE, LocalBook
+from weft.engine.local_overlays import LocalOverlays
 from weft.engine.name_tally import NameTally
 from weft.engine.network import NetworkLoop
 from weft.engine.resolver import REOPEN_PAUSE, Resolvers
@@ -31,11 +34,14 @@ from weft.errors import Forbidden, NotFound, OperationFailed, Unavailable, WeftE
 from weft.model.bridge_network import SHORT_ID, BridgeNetwork, BridgeNetworkSpec
 from weft.model.container import Container, ContainerState
 from weft.model.endpoint_settings import EndpointSettings
-from weft.model.ids import ContainerId, NetworkId
+from weft.model.ids import AttachmentId, ContainerId, NetworkId
 from weft.model.local_network import LocalEndpoint, LocalNetwork
-from weft.model.local_sandbox import BridgeEndpoint, LocalSandbox
+from weft.model.local_sandbox import BridgeEndpoint, LocalSandbox, OverlayEndpoint
+from weft.model.sandbox import Sandbox
 from weft.model.service import ContainerSpec, PublishedPort
+from weft.model.workload import Resident
 from weft.network import bridge
+from weft.network.attached import resident_of
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +52,10 @@ LATE = (
     "cannot set up the network: nothing happened for {:.0f} s; a member of a swarm waits until a"
     " manager has told it what the swarm needs of it"
 )
+
+
+def _nobody(container: ContainerId, network: str) -> None:
+    """Nobody cares."""
 
 
 class LocalNetworks:
@@ -64,10 +74,14 @@ class LocalNetworks:
         self._events = events
         self._containers = containers
         self._book = LocalBook(adapters, origin, default, lambda: loop.swarm)
+        self.overlays = LocalOverlays(self._book, loop)
+        self.lost: Callable[[ContainerId, str], None] = _nobody
+        """Called when a running container has lost its place on the network of that name."""
+        self._names = NameCache()
         self._resolvers: Resolvers[LocalSandbox] = Resolvers(
             adapters, self._zone, lambda place: place.dns_servers, names
         )
-        self._answering: set[asyncio.Task[None]] = set()
+        self._beside: set[asyncio.Task[None]] = set()
 
     def load(self) -> None:
         """Finds the networks and the running containers' sandboxes of the previous daemon. Raises
@@ -80,13 +94,16 @@ class LocalNetworks:
         """Answers names again in the sandboxes of containers that were running before this daemon
         started."""
         for place in self._book.sandboxes.values():
-            task = asyncio.get_running_loop().create_task(self._answer_again(place))
-            self._answering.add(task)
-            task.add_done_callback(self._answering.discard)
+            self._spawn(self._answer_again(place))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
 
     def close(self) -> None:
         """Names are no longer answered; all else stays as it is."""
-        for task in tuple(self._answering):
+        for task in tuple(self._beside):
             task.cancel()
         self._resolvers.close_all()
 
@@ -162,8 +179,9 @@ class LocalNetworks:
     ) -> LocalSandbox:
         """Gives a container that is about to start its network: all or nothing. Returns when the
         namespace, the published ports and the names work. `name`: the container's. `wanted`: at
-        least one network; `none` stands alone, and `host` is not for here. A published port of 0
-        stands for a free one. Raises a `WeftError` with Docker's text."""
+        least one network, this node's or the swarm's; `none` stands alone, and `host` is not for
+        here. A published port of 0 stands for a free one. Raises a `WeftError` with Docker's
+        text."""
         await self.disconnect(container)
         place = LocalSandbox(
             container=container,
@@ -173,19 +191,31 @@ class LocalNetworks:
             dns_options=spec.dns_options,
             hostname=spec.hostname,
         )
-        if [each.network for each in wanted] != [NONE]:
-            for settings in wanted:
-                place = self._book.with_endpoint(place, settings)
-            place = self._book.with_ports(place, ports)
-        self._put(place)
+        granted: list[AttachmentId] = []
         try:
+            if [each.network for each in wanted] != [NONE]:
+                for settings in wanted:
+                    place = await self._placed(place, settings, granted)
+                place = self._book.with_ports(place, ports)
+            self._put(place)
             await self._ready(place)
         except BaseException:
             await asyncio.shield(self._take_back(container))
             raise
-        for endpoint in place.endpoints:
-            self._tell_endpoint("connect", place, endpoint)
+        finally:
+            self.overlays.decided(granted)
+        self._tell_endpoints("connect", place)
         return place
+
+    async def _placed(
+        self, place: LocalSandbox, settings: EndpointSettings, granted: list[AttachmentId]
+    ) -> LocalSandbox:
+        """The container on one more network. `granted`: gets the place, if it is on the swarm's."""
+        if self._book.is_own(settings.network):
+            return self._book.with_endpoint(place, settings)
+        grant = await self.overlays.grant(place, settings)
+        granted.append(grant.id)
+        return self.overlays.with_place(place, settings, grant)
 
     async def disconnect(self, container: ContainerId) -> None:
         """Returns when nothing of the container is left in the kernel. One that is not connected
@@ -194,12 +224,14 @@ class LocalNetworks:
         if place is None:
             return
         await self._take_back(container)
-        for endpoint in place.endpoints:
-            self._tell_endpoint("disconnect", place, endpoint)
+        self._tell_endpoints("disconnect", place)
 
     async def attach(self, container: ContainerId, settings: EndpointSettings) -> None:
         """Connects a container that has a sandbox to one more network: all or nothing."""
         before = self._book.place(container)
+        if not self._book.is_own(settings.network):
+            await self._attach_overlay(before, settings)
+            return
         place = self._book.with_endpoint(before, settings)
         self._put(place)
         try:
@@ -213,7 +245,15 @@ class LocalNetworks:
     async def detach(self, container: ContainerId, network: str, force: bool = False) -> None:
         """Takes a container that has a sandbox off a network. `force`: a container that is not
         there is no error."""
-        found, before = self.get(network), self._book.sandboxes.get(container)
+        before = self._book.sandboxes.get(container)
+        if before is not None and (there := before.overlay(network)) is not None:
+            await self._drop_overlay(before, there)
+            return
+        if self.overlays.attacher is not None and not self._book.is_own(network):
+            if force:
+                return
+            raise OperationFailed(NOT_CONNECTED.format(container, network))
+        found = self.get(network)
         gone = [e for e in before.endpoints if e.network == found.id] if before else []
         if before is None or not gone:
             if force:
@@ -227,13 +267,107 @@ class LocalNetworks:
         await self._until(self._loop.gone(of_local(before, self._book.networks)))
         self._tell_endpoint("disconnect", before, gone[0])
 
+    async def _attach_overlay(self, place: LocalSandbox, settings: EndpointSettings) -> None:
+        container, overlays = place.container, self.overlays
+        granted = await overlays.grant(place, settings)
+        try:
+            # The container may have lost its sandbox, or got another network, meanwhile.
+            present = overlays.with_place(self._book.place(container), settings, granted)
+            self._put(present)
+            await self._ready(present)
+        except BaseException:
+            await asyncio.shield(self._take_back_overlay(container, granted.id))
+            raise
+        finally:
+            overlays.decided([granted.id])
+        self._tell_endpoint("connect", present, present.overlays[-1])
+
+    async def _take_back_overlay(self, container: ContainerId, id: AttachmentId) -> None:
+        place = self._book.sandboxes.get(container)
+        for endpoint in place.overlays if place is not None else ():
+            if place is not None and endpoint.attachment == id:
+                await self._drop_overlay(place, endpoint)
+
+    async def _drop_overlay(self, before: LocalSandbox, gone: OverlayEndpoint) -> None:
+        """Returns when the kernel has forgotten the place."""
+        left = tuple(e for e in before.overlays if e.attachment != gone.attachment)
+        gateway = before.gateway if left else None
+        self.overlays.hold([gone.attachment])
+        try:
+            place = msgspec.structs.replace(before, overlays=left, gateway=gateway)
+            self._put(place)
+            if not bridge.has_names(place, self._book.networks):
+                self._resolvers.close(place)
+            only = msgspec.structs.replace(before, endpoints=(), overlays=(gone,))
+            await self._until(self._loop.gone(of_local(only, self._book.networks)))
+        finally:
+            self.overlays.decided([gone.attachment])
+        self._tell_endpoint("disconnect", before, gone)
+
+    def lose(self, id: AttachmentId) -> None:
+        """The managers know nothing of the place any more, and others may get its address. The
+        container leaves the network; `lost` is called when it has."""
+        place = self.overlays.held().get(id)
+        if place is None:
+            return
+        endpoint = next(e for e in place.overlays if e.attachment == id)
+        log.warning("container.place_lost container=%s network=%s", place.container, endpoint.name)
+        self.overlays.hold([id])
+        self._spawn(self._lose(place.container, endpoint))
+
+    async def _lose(self, container: ContainerId, endpoint: OverlayEndpoint) -> None:
+        try:
+            await self._take_back_overlay(container, endpoint.attachment)
+        except WeftError as error:
+            log.warning("container.place_left container=%s cause=%s", container, error)
+        finally:
+            self.overlays.decided([endpoint.attachment])
+        self.lost(container, endpoint.name)
+
+    def leave_swarm(self) -> None:
+        """No container has a place on a network of the swarm any more."""
+        for place in tuple(self._book.sandboxes.values()):
+            if place.overlays:
+                place = msgspec.structs.replace(place, overlays=(), gateway=None)
+                self._put(place)
+                if not bridge.has_names(place, self._book.networks):
+                    self._resolvers.close(place)
+
     def rename(self, container: ContainerId, name: str) -> None:
         """The container has another name from now on."""
         place = self._book.sandboxes.get(container)
         if place is not None:
             self._put(msgspec.structs.replace(place, name=name))
+            self.overlays.renamed()
 
     # --- what running containers have
+
+    def name_of(self, reference: str) -> str | None:
+        """The name of a network, this node's or the swarm's, as far as this node knows it.
+        `reference`: name, id or the beginning of an id. Raises `InvalidArgument` for an ambiguous
+        one."""
+        try:
+            return self.get(reference).name
+        except NotFound:
+            return self.overlays.name_of(reference)
+
+    def host_address(self, container: ContainerId) -> IPv4Address:
+        """This host, as the container sees it."""
+        return self._book.host_address(container)
+
+    def is_on(self, container: ContainerId, reference: str) -> bool:
+        """Whether a container is on a network of this node or of the swarm."""
+        return self._book.is_on(container, reference)
+
+    def overlay_sandboxes(self) -> list[Sandbox]:
+        """Those of containers on networks of the swarm, as the swarm's part sees them."""
+        return self._book.overlay_sandboxes()
+
+    def residents(self) -> list[Resident]:
+        """These containers, as the swarm's part sees them."""
+        places = self._book.sandboxes.values()
+        found = (resident_of(place, self._book.networks) for place in places)
+        return [resident for resident in found if resident is not None]
 
     def sandbox(self, container: ContainerId) -> LocalSandbox | None:
         """None for a container that is not connected."""
@@ -290,10 +424,15 @@ class LocalNetworks:
         place = self._book.sandboxes.get(container)
         if place is None:
             return
-        self._resolvers.close(place)
-        self._book.drop(container)
-        self._desire()
-        await self._until(self._loop.gone(of_local(place, self._book.networks)))
+        ids = [endpoint.attachment for endpoint in place.overlays]
+        self.overlays.hold(ids)
+        try:
+            self._resolvers.close(place)
+            self._book.drop(container)
+            self._desire()
+            await self._until(self._loop.gone(of_local(place, self._book.networks)))
+        finally:
+            self.overlays.decided(ids)
 
     def _forget(self, network: BridgeNetwork) -> None:
         self._book.forget(network)
@@ -309,9 +448,11 @@ class LocalNetworks:
 
     async def _answer_again(self, place: LocalSandbox) -> None:
         """Names are answered at once if the sandbox is there, as is the rule. A member of a swarm
-        may wait for a manager before the network loop begins; running programs must not."""
-        with suppress(WeftError):
-            await self._answer(place)
+        may wait for a manager before the network loop begins; running programs must not. But what
+        is asked of the swarm's networks has no answer before they are known."""
+        if not place.overlays:
+            with suppress(WeftError):
+                await self._answer(place)
         while (present := self._book.sandboxes.get(place.container)) is not None:
             try:
                 await self._ready(present)
@@ -324,17 +465,35 @@ class LocalNetworks:
 
     def _zone(self, place: LocalSandbox) -> Zone:
         present = self._book.sandboxes.get(place.container, place)
-        return local_zone(present, self._book.networks, self._book.sandboxes.values())
+        return local_zone(
+            present,
+            self._book.networks,
+            self._book.sandboxes.values(),
+            self.overlays.views(present),
+            self._names,
+        )
 
     def _tell(self, network: BridgeNetwork, action: str) -> None:
         attributes = {"name": network.name, "type": "bridge"}
         self._events.record("network", action, network.id, attributes)
 
-    def _tell_endpoint(self, action: str, place: LocalSandbox, endpoint: BridgeEndpoint) -> None:
-        network = self._book.networks.get(endpoint.network)
-        if network is not None:
-            attributes = {"container": place.container, "name": network.name, "type": "bridge"}
-            self._events.record("network", action, network.id, attributes)
+    def _tell_endpoints(self, action: str, place: LocalSandbox) -> None:
+        for endpoint in place.endpoints:
+            self._tell_endpoint(action, place, endpoint)
+        for overlay in place.overlays:
+            self._tell_endpoint(action, place, overlay)
+
+    def _tell_endpoint(
+        self, action: str, place: LocalSandbox, endpoint: BridgeEndpoint | OverlayEndpoint
+    ) -> None:
+        if isinstance(endpoint, OverlayEndpoint):
+            name, kind = endpoint.name, "overlay"
+        elif (network := self._book.networks.get(endpoint.network)) is not None:
+            name, kind = network.name, "bridge"
+        else:
+            return
+        attributes = {"container": place.container, "name": name, "type": kind}
+        self._events.record("network", action, endpoint.network, attributes)
 
     def _desire(self) -> None:
         self._loop.desire_local(self._book.part)

@@ -123,6 +123,11 @@ class NetworkLoop:
         """The swarm's part, as it was told last."""
         return self._swarm
 
+    @property
+    def knows_swarm(self) -> bool:
+        """Whether it was told of the swarm's part, or that there is none."""
+        return SwarmPart not in self._untold
+
     def postpone(self) -> None:
         """Announces a part of the swarm that may not be applied yet: callers that wait for it wait
         for the next `desire_swarm`."""

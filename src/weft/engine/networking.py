@@ -25,7 +25,7 @@ from weft.errors import OperationFailed, WeftError
 from weft.linux.base import PacketTap
 from weft.model.assignment import Overlays
 from weft.model.capture import CaptureWanted, Instruction
-from weft.model.ids import ContainerId, WorkloadId
+from weft.model.ids import ContainerId, NetworkId, WorkloadId
 from weft.model.local_network import LocalEndpoint, LocalNetwork
 from weft.model.sandbox import NodeFacts, Sandbox
 from weft.model.service import PublishedPort
@@ -79,6 +79,10 @@ class Networking:
         """A new id for a sandbox."""
         return self._engine.new_id()
 
+    def plain_sandboxes(self) -> list[Sandbox]:
+        """Those of this node's own containers on networks of the swarm."""
+        return self._engine.local.overlay_sandboxes()
+
     # --- the desired state
 
     def desire(self, overlays: Overlays, residents: Iterable[Resident]) -> None:
@@ -104,6 +108,13 @@ class Networking:
             raise taken_port(port.host_address, port.published)
         self._engine.adapters.network.check_port(port.protocol, port.published, port.host_address)
 
+    async def protected(self, network: NetworkId) -> None:
+        """Returns when the network, if it is encrypted, may carry traffic. Raises
+        `OperationFailed`."""
+        view = self._overlays.networks.get(network)
+        if view is not None and view.definition.encrypted:
+            await self._encryption.ready(view.definition.name)
+
     async def connect(self, sandbox: Sandbox) -> None:
         """Returns when network and names work for the sandbox, which must have been desired. Raises
         `OperationFailed`."""
@@ -113,9 +124,7 @@ class Networking:
 
     async def _connect(self, sandbox: Sandbox) -> None:
         for network in sandbox.ports:
-            view = self._overlays.networks.get(network)
-            if view is not None and view.definition.encrypted:
-                await self._encryption.ready(view.definition.name)
+            await self.protected(network)
         await self._answer(sandbox)
 
     async def release(self, sandbox: Sandbox) -> None:
@@ -168,7 +177,7 @@ class Networking:
 
     def local_networks(self) -> list[LocalNetwork]:
         connected = views.connected_networks(
-            self._overlays, self._here, self.facts, self._engine.containers
+            self._overlays, self._everybody, self.facts, self._engine.containers
         )
         # What has no time of its own was made by this daemon.
         dated = [
@@ -181,17 +190,22 @@ class Networking:
 
     def container_networks(self, id: ContainerId) -> dict[str, tuple[LocalNetwork, LocalEndpoint]]:
         return views.container_networks(
-            id, self._overlays, self._here, self.facts, self._engine.containers
+            id, self._overlays, self._everybody, self.facts, self._engine.containers
         )
 
     def container_gateway(self, id: ContainerId) -> LocalEndpoint | None:
-        return views.container_gateway(id, self._overlays, self._here, self.facts)
+        return views.container_gateway(id, self._overlays, self._everybody, self.facts)
 
     # ---
 
     @property
     def _here(self) -> Sequence[Resident]:
+        """Those of tasks."""
         return tuple(self._residents.values())
+
+    @property
+    def _everybody(self) -> Sequence[Resident]:
+        return (*self._here, *self._engine.local.residents())
 
     def _is_resident(self, sandbox: Sandbox) -> bool:
         resident = self._residents.get(sandbox.workload)

@@ -222,7 +222,7 @@ class PlainContainers:
                     f"container {present.id} has the network mode {plain.modes.network}: it cannot"
                     " be connected to other networks"
                 )
-            name = self._engine.local.get(settings.network).name
+            name = self._name(settings.network)
             if name in self._networks(plain):
                 raise Forbidden(f"endpoint with name {present.config.name} already exists in"
                                 f" network {name}")  # fmt: skip
@@ -234,21 +234,35 @@ class PlainContainers:
         """`force`: a container that is not on the network is no error."""
         async with self._life(container.id).lock:
             present = self._get(container.id)
-            plain, name = _settings(present), self._engine.local.get(network).name
+            plain, name, local = _settings(present), self._name(network), self._engine.local
             if present.state is ContainerState.RUNNING:
-                await self._engine.local.detach(present.id, network, force)
+                is_lost = name in self._networks(plain) and not local.is_on(present.id, network)
+                await local.detach(present.id, network, force or is_lost)
             elif name not in self._networks(plain) and not force:
                 raise NotFound(f"container {present.id} is not connected to network {name}")
             kept = tuple(each for each in plain.networks if self._name(each.network) != name)
             await self._keep_networks(present.id, kept)
 
+    async def connect_again(self, id: ContainerId, network: str) -> None:
+        """Puts a container back on a network that it has lost, unless it has ended or its user has
+        disconnected it meanwhile. Raises a `WeftError`."""
+        async with self._life(id).lock:
+            present, local = self._engine.container(id), self._engine.local
+            if present is not None and present.state is ContainerState.RUNNING:
+                wanted = _settings(present).networks
+                for settings in wanted:
+                    is_it = network in (settings.network, self._name(settings.network))
+                    if is_it and not local.is_on(id, network):
+                        await local.attach(id, settings)
+                        await self._keep_networks(id, wanted)
+
     def _networks(self, plain: PlainContainer) -> set[str]:
         return {self._name(settings.network) for settings in plain.networks}
 
     def _name(self, reference: str) -> str:
-        """The network's name, or the reference itself if the network is gone."""
+        """The network's name, or the reference itself if this node does not know the network."""
         try:
-            return self._engine.local.get(reference).name
+            return self._engine.local.name_of(reference) or reference
         except WeftError:
             return reference
 

@@ -5,18 +5,17 @@ import msgspec
 from weft.engine.container_config import HOST_GATEWAY
 from weft.engine.engine import Engine
 from weft.engine.plain_config import Place
-from weft.model.bridge_network import DEFAULT_NETWORK
 from weft.model.container import ContainerConfig
 from weft.model.plain_container import PlainContainer
 
 
 def place_of(engine: Engine, config: ContainerConfig, hostname: str) -> Place:
-    """`hostname`: the host's. Raises `NotFound` if the default network is needed and missing."""
+    """`hostname`: the host's."""
     plain = config.plain or PlainContainer()
     place = Place(host=engine.host(hostname), containers=engine.containers)
     needs_gateway = any(HOST_GATEWAY in line for line in config.spec.hosts)
     if needs_gateway and plain.modes.network != "host":
-        gateway = engine.local.get(DEFAULT_NETWORK).gateway
+        gateway = engine.local.host_address(config.id)
         place = msgspec.structs.replace(place, gateway=gateway)
     sandbox = engine.local.sandbox(config.id)
     if sandbox is None:
@@ -25,6 +24,6 @@ def place_of(engine: Engine, config: ContainerConfig, hostname: str) -> Place:
         place,
         sandbox=sandbox.id,
         namespace=sandbox.key,
-        addresses=tuple(endpoint.address.ip for endpoint in sandbox.endpoints),
+        addresses=tuple(address.ip for address in sandbox.addresses),
         has_names=engine.local.has_names(config.id),
     )

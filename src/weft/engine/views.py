@@ -135,6 +135,7 @@ def overlay(
         scope="swarm",
         internal=definition.internal,
         ingress=definition.ingress,
+        attachable=definition.attachable,
         options=options,
         endpoints=tuple(_endpoints(view, residents, facts, containers)),
         pools=tuple((s.subnet, str(s.gateway)) for s in definition.segments),
@@ -166,8 +167,8 @@ def _endpoints(
     view: NetworkView, residents: Sequence[Resident], facts: NodeFacts, containers: Containers
 ) -> list[LocalEndpoint]:
     found = []
-    for sandbox, _ in residents:
-        record = view.endpoints.get(sandbox.workload)
+    for sandbox, workload in residents:
+        record = view.endpoints.get(workload.endpoint(view.definition.id))
         container = containers.get(sandbox.container)
         if record is not None and container is not None:
             found.append(_endpoint(record, sandbox.container, container.config.name))

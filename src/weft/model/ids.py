@@ -16,6 +16,9 @@ ConfigId = NewType("ConfigId", str)
 WorkloadId = NewType("WorkloadId", str)
 """A task's workload has the task's id."""
 ContainerId = NewType("ContainerId", str)
+AttachmentId = NewType("AttachmentId", str)
+"""A plain container's place on a network of the swarm: the id of the task that stands for it, and of
+its endpoint there."""
 
 SWARM_ID_BYTES = 17
 SWARM_ID_LENGTH = 25

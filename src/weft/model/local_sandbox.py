@@ -1,5 +1,6 @@
 """The network of one of this node's own containers: a network namespace, its endpoints on bridge
-networks, and the ports that the host publishes for it. Kept on disk while the container runs."""
+networks and on networks of the swarm, and the ports that the host publishes for it. Kept on disk
+while the container runs."""
 
 import hashlib
 from ipaddress import IPv4Interface
@@ -7,7 +8,7 @@ from ipaddress import IPv4Interface
 import msgspec
 
 from weft.model.addresses import MacAddress
-from weft.model.ids import ContainerId, NetworkId
+from weft.model.ids import AttachmentId, ContainerId, NetworkId
 from weft.model.service import PublishedPort
 
 
@@ -21,18 +22,58 @@ class BridgeEndpoint(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     """As the user gave them."""
 
 
+class OverlayEndpoint(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A place on a network of the swarm, which a manager has granted."""
+
+    network: NetworkId
+    name: str
+    """The network's."""
+    attachment: AttachmentId
+    number: int
+    """As of `BridgeEndpoint`."""
+    port: int
+    """The container's port on the network's bridge is `veth<port>`."""
+    address: IPv4Interface
+    aliases: tuple[str, ...] = ()
+    """As the user gave them."""
+
+
 class LocalSandbox(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     container: ContainerId
     name: str
     """The container's name, by which others find it."""
     endpoints: tuple[BridgeEndpoint, ...] = ()
     """None on the network `none`."""
+    overlays: tuple[OverlayEndpoint, ...] = ()
+    gateway: IPv4Interface | None = None
+    """The address on docker_gwbridge, used if no bridge network leads outside; None until the first
+    overlay."""
+    gateway_number: int = 0
+    """The interface there is `eth<gateway_number>`."""
     ports: tuple[PublishedPort, ...] = ()
     """With the host's ports that were chosen."""
     sysctls: dict[str, str] = {}
     dns_servers: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
     hostname: str = ""
+
+    def overlay(self, reference: str) -> OverlayEndpoint | None:
+        """The place on a network of the swarm. `reference`: its name, id or the beginning of its
+        id."""
+        exact = (e for e in self.overlays if reference in (e.name, e.network))
+        begun = (e for e in self.overlays if reference and e.network.startswith(reference))
+        return next(exact, None) or next(begun, None)
+
+    @property
+    def numbers(self) -> set[int]:
+        """Of the interfaces that there are, or may be."""
+        found = {e.number for e in self.endpoints} | {e.number for e in self.overlays}
+        return found if self.gateway is None else found | {self.gateway_number}
+
+    @property
+    def addresses(self) -> tuple[IPv4Interface, ...]:
+        """Without that on docker_gwbridge."""
+        return (*(e.address for e in self.endpoints), *(e.address for e in self.overlays))
 
     @property
     def id(self) -> str:

@@ -34,6 +34,11 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     ports: dict[NetworkId, int] = msgspec.field(default_factory=dict)
     """For each network n, the container's port on the overlay bridge is `veth<ports[n]>`. Numbers
     start at 1; 0 is the load balancer's."""
+    interfaces: dict[NetworkId, int] = msgspec.field(default_factory=dict)
+    """For each network n, the container's interface is `eth<interfaces[n]>`; without an entry, its
+    number is the attachment's place in the workload's order."""
+    outlet: int | None = None
+    """The interface on docker_gwbridge is `eth<outlet>`; None: it is the last one."""
 
     @property
     def key(self) -> str:

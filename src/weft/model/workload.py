@@ -1,16 +1,17 @@
 """A workload, for which a node runs one container, and its sandbox. Network plans, names and the
 container are derived from these.
 
-A workload is made from a task (`agent/workloads.py`), but does not depend on tasks. Plain
-containers have no workload: `engine/plain_containers.py` makes them from users' requests. The same
-object is reused, so plans recognise by identity that nothing has changed.
+A workload is made from a task (`agent/workloads.py`), but does not depend on tasks. A plain
+container has one only as far as it is on networks of the swarm (`network/attached.py`):
+`engine/plain_containers.py` makes the container from a user's request. The same object is reused,
+so plans recognise by identity that nothing has changed.
 """
 
 from typing import NamedTuple
 
 import msgspec
 
-from weft.model.ids import WorkloadId
+from weft.model.ids import NetworkId, WorkloadId
 from weft.model.sandbox import Sandbox
 from weft.model.service import ContainerSpec, PublishedPort, Resources
 from weft.model.task import Attachment
@@ -22,7 +23,7 @@ SERVICE_LABEL = "com.docker.swarm.service.id"
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
     id: WorkloadId
-    """Also the id of the workload's endpoints on each of its networks."""
+    """Also the id of the workload's endpoints on each of its networks, but for `endpoints`."""
     name: str
     """Name of the container."""
     spec: ContainerSpec
@@ -35,6 +36,10 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[PublishedPort, ...] = ()
     """In host mode, ports that this host forwards to the container; in the mesh, ports that it
     answers for other hosts."""
+    endpoints: dict[NetworkId, str] = {}
+    """Ids of endpoints, by network, that are not the workload's own."""
+    has_outlet: bool = False
+    """Whether another network than those of the swarm leads the container outside."""
     host_network: bool = False
     """Whether the workload needs no sandbox."""
     is_leaving: bool = False
@@ -42,6 +47,10 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     is_closed: bool = False
     """Whether its stop signal comes next: its container takes no new connections by the mesh, and
     refuses none on its overlays."""
+
+    def endpoint(self, network: NetworkId) -> str:
+        """The id of the workload's endpoint on the network."""
+        return self.endpoints.get(network, self.id)
 
 
 class Resident(NamedTuple):

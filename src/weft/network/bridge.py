@@ -99,6 +99,8 @@ def device(network: BridgeNetwork) -> Namespace:
 
 def has_names(place: LocalSandbox, networks: Networks) -> bool:
     """Whether names are answered in the container: on networks that users made."""
+    if place.overlays:
+        return True
     known = (networks.get(endpoint.network) for endpoint in place.endpoints)
     return any(network is not None and not network.is_default for network in known)
 
@@ -115,12 +117,13 @@ def outlet(place: LocalSandbox, networks: Networks) -> BridgeEndpoint | None:
 
 
 def connect(place: LocalSandbox, networks: Networks) -> Iterator[Namespace]:
-    """All of one container's network."""
+    """All of one container's network but for its overlays, whose fragments lead to the name server
+    then (`sandbox.py`)."""
     wanted = place.sysctls
     yield Namespace(
         name=place.key,
         sysctls={key: wanted.get(key, value) for key, value in SYSCTLS.items()},
-        tables=resolver() if has_names(place, networks) else {},
+        tables=resolver() if has_names(place, networks) and not place.overlays else {},
     )
     way_out = outlet(place, networks)
     for endpoint in place.endpoints:

@@ -15,6 +15,8 @@ before, and `diff` skips it.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
+import msgspec
+
 from weft.model.assignment import NetworkView, Overlays
 from weft.model.host_ports import HostPorts
 from weft.model.ids import NetworkId
@@ -22,6 +24,7 @@ from weft.model.local_sandbox import LocalSandbox
 from weft.model.sandbox import NodeFacts, Sandbox
 from weft.model.workload import Resident, Workload
 from weft.network import (
+    attached,
     bridge,
     encryption,
     gateway,
@@ -100,13 +103,19 @@ class Planner:
             ("serving", name), (namespace, services), lambda: serving(namespace, services)
         )
 
+    def _alone(self, place: LocalSandbox) -> LocalSandbox:
+        """The container on a node that is in no swarm, or not any more."""
+        if not place.overlays:
+            return place
+        return self._memo.keep(("alone", place.id), (place,), lambda: _without_overlays(place))
+
     def _local(self, desired: Desired) -> Iterator[Namespace]:
         """The node's own networks."""
         local, swarm, keep = desired.local, desired.swarm, self._memo.keep
         networks, bridges = {n.id: n for n in local.networks}, bridge.shown(local)
         for network in bridges:
             yield keep(("bridge", network.id), (network,), partial(bridge.device, network))
-        for place in local.sandboxes:
+        for place in local.sandboxes if swarm is not None else map(self._alone, local.sandboxes):
             known = (networks.get(endpoint.network) for endpoint in place.endpoints)
             made = partial(_connected, place, networks)
             yield from keep(("local", place.id), (place, *known), made)
@@ -125,6 +134,10 @@ class Planner:
             yield keep(("bridges-mesh",), (*bridges, facts), way)
 
 
+def _without_overlays(place: LocalSandbox) -> LocalSandbox:
+    return msgspec.structs.replace(place, overlays=(), gateway=None)
+
+
 def _connected(place: LocalSandbox, networks: bridge.Networks) -> Parts:
     return tuple(bridge.connect(place, networks))
 
@@ -138,8 +151,10 @@ class _SwarmRound:
         networks = overlays.networks
         self._local = local
         self._bridges = bridge.shown(local)
-        self._taken = HostPorts.of((*own_ports(overlays, facts), *local_ports(local)))
+        own = own_ports(overlays, facts)
+        self._taken = HostPorts.of((*own, *local_ports(local)))
         residents = without_own_ports(part.residents, self._taken)
+        residents += without_own_ports(list(self._plain()), HostPorts.of(own))
         self._residents = sorted(residents, key=lambda r: r.sandbox.id)
         self._outside = [r for r in self._residents if sandbox.needs_gateway(r.workload, networks)]
         self._attached: dict[NetworkId, list[Workload]] = {}
@@ -154,6 +169,16 @@ class _SwarmRound:
         self._outlooks = {id: self._outlook(view) for id, view in self._views.items()}
         self.services: dict[str, Services] = {}
         """Services by namespace; complete when `parts` has ended."""
+
+    def _plain(self) -> Iterator[Resident]:
+        """The node's own containers on overlays."""
+        networks = {network.id: network for network in self._local.networks}
+        for place in self._local.sandboxes:
+            known = (networks.get(endpoint.network) for endpoint in place.endpoints)
+            made = partial(attached.resident_of, place, networks)
+            resident = self._memo.keep(("attached", place.id), (place, *known), made)
+            if resident is not None:
+                yield resident
 
     def parts(self) -> Iterator[Namespace]:
         yield from self._hosts()

@@ -44,7 +44,9 @@ class Outlook(msgspec.Struct, frozen=True):
 
 
 def needs_gateway(workload: Workload, networks: Mapping[NetworkId, NetworkView]) -> bool:
-    """True unless all networks of the workload are internal."""
+    """True unless all networks of the workload are internal, or another one leads outside."""
+    if workload.has_outlet:
+        return False
     known = [networks[a.network].definition for a in workload.attachments if a.network in networks]
     return not known or not all(definition.internal for definition in known)
 
@@ -83,17 +85,20 @@ def connect(
     )
     yield Namespace(name=sandbox.key, tables=resolver())
     interfaces: list[tuple[Interface, Outlook]] = []
-    for i, attachment in enumerate(workload.attachments):
+    for place, attachment in enumerate(workload.attachments):
         outlook = outlooks.get(attachment.network)
         if outlook is None or attachment.network not in sandbox.ports:
             continue
-        interfaces.append((Interface(f"eth{i}", attachment.address), outlook))
-        yield from _attach(sandbox, f"eth{i}", attachment, outlook.definition, facts)
+        name = f"eth{sandbox.interfaces.get(attachment.network, place)}"
+        interfaces.append((Interface(name, attachment.address), outlook))
+        yield from _attach(sandbox, name, attachment, outlook.definition, facts)
     known = (outlooks[a.network].definition for a in workload.attachments if a.network in outlooks)
     if not all(definition.ingress for definition in known):
         yield choice(sandbox.key, sandbox.gateway.ip)
     if has_gateway:
-        outlet = Interface(f"eth{len(workload.attachments)}", sandbox.gateway)
+        last = len(workload.attachments)
+        number = last if sandbox.outlet is None else sandbox.outlet
+        outlet = Interface(f"eth{number}", sandbox.gateway)
         yield from gateway.port(facts, sandbox.id, sandbox.key, outlet.name, outlet.address)
         yield from _mesh(sandbox, workload, interfaces, (outlet, facts.gateway.ip))
 

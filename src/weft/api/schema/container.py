@@ -337,7 +337,7 @@ def _attachment_json(
     return {
         "IPAMConfig": {"IPv4Address": str(address)} if is_asked else None,
         "Links": None,
-        "Aliases": list(endpoint.aliases) or None if settings is not None else None,
+        "Aliases": (list(settings.aliases) or None) if settings is not None else None,
         "MacAddress": endpoint.mac or mac_for(address),
         "NetworkID": network.id,
         "EndpointID": endpoint.endpoint_id,
