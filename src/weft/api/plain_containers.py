@@ -23,7 +23,7 @@ from weft.api.schema.container_request import (
 )
 from weft.api.schema.container_wire import NewContainerWire, UpdateContainerWire
 from weft.api.schema.mounts_written import inherited_from
-from weft.api.schema.older_containers import check_version
+from weft.api.schema.older_containers import as_of, warnings_of, whole_trees_are_read_only
 from weft.control.requests.containers import (
     check_container_name,
     validate_container,
@@ -45,17 +45,24 @@ async def create(call: Call) -> web.Response:
     wire = await call.body(NewContainerWire)
     if not wire.image:
         raise InvalidArgument("config cannot be empty in order to create a container")
-    check_version(wire, call.api_version)
+    warnings = warnings_of(wire, call.api_version)
+    wire = as_of(wire, call.api_version)
     check_native(call)
     name = call.query("name").removeprefix("/") or _free_name(call)
     inherited = tuple(
         mount for text in wire.host_config.volumes_from for mount in _inherited(call, text)
     )
-    request = request_from(wire, name, lambda other: _other(call, other).id, inherited)
+    request = request_from(
+        wire,
+        name,
+        lambda other: _other(call, other).id,
+        inherited,
+        read_only_trees=whole_trees_are_read_only(call.api_version),
+    )
     validate_container(request)
     _check_image(call, wire.image)
     id = await call.node.plain.create(request)
-    return answer({"Id": id, "Warnings": []}, 201)
+    return answer({"Id": id, "Warnings": warnings}, 201)
 
 
 def _inherited(call: Call, text: str) -> list[Mount]:

@@ -88,8 +88,16 @@ def hosts_file(
     addresses = [attachment.address.ip for attachment in own] or (
         [] if sandbox is None else [sandbox.gateway.ip]
     )
-    lines += [f"{address}\t{hostname}\n" for address in addresses]
+    lines += [f"{address}\t{own_names(hostname)}\n" for address in addresses]
     return HOSTS_HEAD + "".join(lines)
+
+
+def own_names(hostname: str, domain: str = "") -> str:
+    """What a container is called in its hosts file: the full name first, which is then the host's,
+    and the first part of it (moby libnetwork/sandbox_dns_unix.go). A host name with dots in it
+    stands between them if there is a domain, since programs look it up."""
+    full = f"{hostname}.{domain}" if domain else hostname
+    return " ".join(dict.fromkeys((full, hostname, full.partition(".")[0])))
 
 
 def resolv_conf(spec: ContainerSpec, host: HostResolver, own: bool) -> str:

@@ -12,6 +12,7 @@ from weft.engine.container_config import (
     LOOPBACK,
     SHORT_ID,
     Host,
+    own_names,
     resolv_conf,
 )
 from weft.engine.local_allocation import WantedPort
@@ -154,8 +155,8 @@ def hosts_file(config: ContainerConfig, place: Place) -> str:
         shown = place.gateway if address == HOST_GATEWAY else address
         lines.append(f"{shown}\t{' '.join(names)}\n")
     plain = config.plain or PlainContainer()
-    full = f"{config.hostname}.{plain.domain_name} " if plain.domain_name else ""
-    lines += [f"{address}\t{full}{config.hostname}\n" for address in place.addresses]
+    own = own_names(config.hostname, plain.domain_name)
+    lines += [f"{address}\t{own}\n" for address in place.addresses]
     return HOSTS_HEAD + "".join(lines)
 
 

@@ -24,12 +24,19 @@ def container(id: str, hostname: str = "", **plain: object) -> Container:
 
 
 @pytest.mark.parametrize(
-    ("domain", "line"),
-    [("", "10.1.0.2\tbox\n"), ("example.org", "10.1.0.2\tbox.example.org box\n")],
+    ("name", "domain", "line"),
+    [
+        ("box", "", "10.1.0.2\tbox\n"),
+        ("box", "example.org", "10.1.0.2\tbox.example.org box\n"),
+        ("box.example.org", "", "10.1.0.2\tbox.example.org box\n"),
+        ("box.a", "example.org", "10.1.0.2\tbox.a.example.org box.a box\n"),
+    ],
 )
-def test_the_full_name_comes_first_so_that_it_is_the_host_s(domain: str, line: str) -> None:
+def test_the_full_name_comes_first_so_that_it_is_the_host_s(
+    name: str, domain: str, line: str
+) -> None:
     place = Place(host=Host("host1"), containers={}, addresses=[IPv4Address("10.1.0.2")])
-    config = container("one", "box", domain_name=domain).config
+    config = container("one", name, domain_name=domain).config
     assert started_config(config, place).hosts.endswith(f"allrouters\n{line}")
 
 

@@ -58,10 +58,15 @@ _IPC_MODES = ("", "none", "private", "shareable", "host")
 
 
 def request_from(
-    wire: NewContainerWire, name: str, find: Find, inherited: tuple[Mount, ...]
+    wire: NewContainerWire,
+    name: str,
+    find: Find,
+    inherited: tuple[Mount, ...],
+    *,
+    read_only_trees: bool = True,
 ) -> ContainerRequest:
-    """`inherited`: the mounts of the containers of `VolumesFrom`. Raises `InvalidArgument`,
-    `Unsupported`, or the errors of `find`."""
+    """`inherited`: the mounts of the containers of `VolumesFrom`. `read_only_trees`: see
+    `bind_from`. Raises `InvalidArgument`, `Unsupported`, or the errors of `find`."""
     host = wire.host_config
     if host.runtime not in _RUNTIMES:
         raise InvalidArgument(f"unknown or invalid runtime name: {clip(host.runtime)}")
@@ -72,7 +77,7 @@ def request_from(
     modes = _modes_from(host, find)
     return ContainerRequest(
         name=name,
-        spec=_spec_from(wire, inherited),
+        spec=_spec_from(wire, mounts_from(host, wire.volumes, inherited, read_only_trees)),
         plain=_plain_from(wire, modes),
         limits=limits_from(host),
         further=further_from(host),
@@ -84,7 +89,7 @@ def request_from(
     )
 
 
-def _spec_from(wire: NewContainerWire, inherited: tuple[Mount, ...]) -> ContainerSpec:
+def _spec_from(wire: NewContainerWire, mounts: tuple[Mount, ...]) -> ContainerSpec:
     host = wire.host_config
     timeout = wire.stop_timeout
     return ContainerSpec(
@@ -101,7 +106,7 @@ def _spec_from(wire: NewContainerWire, inherited: tuple[Mount, ...]) -> Containe
         tty=wire.tty,
         open_stdin=wire.open_stdin,
         read_only=host.readonly_rootfs,
-        mounts=mounts_from(host, wire.volumes, inherited),
+        mounts=mounts,
         stop_grace_period=10 * SECOND if timeout is None else max(timeout, 0) * SECOND,
         hosts=tuple(_host_line(each) for each in host.extra_hosts),
         dns_servers=host.dns,
@@ -247,7 +252,8 @@ def _joined(value: str, find: Find) -> str:
 
 
 def _networks_from(wire: NewContainerWire, mode: str) -> tuple[EndpointSettings, ...]:
-    """The network of `NetworkMode` first, then the others."""
+    """The network of `NetworkMode` first, then the others. The default network is only for a
+    container that names no other, as in Docker."""
     given = {_network(name): each for name, each in wire.networking_config.endpoints_config.items()}
     first = _network(mode)
     is_alone = first in _ALONE or mode.startswith(JOINED)
@@ -260,7 +266,8 @@ def _networks_from(wire: NewContainerWire, mode: str) -> tuple[EndpointSettings,
             )
         _check_alone(wire, first)
         return ()
-    order = dict.fromkeys((first, *given))
+    others = [name for name in given if name != first]
+    order = others if others and first not in given else [first, *others]
     mac = {first: mac_from(wire.mac_address)}
     return tuple(endpoint_from(name, given.get(name), mac.get(name, "")) for name in order)
 

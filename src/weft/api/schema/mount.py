@@ -46,7 +46,8 @@ class TmpfsWire(Wire, frozen=True):
 
 
 class MountWire(Wire, frozen=True):
-    type: str = "bind"
+    type: str = ""
+    """Of a service: `bind` if it is empty."""
     source: str = ""
     target: str = ""
     read_only: bool = False

@@ -23,12 +23,15 @@ _TMPFS_VALUES = ("size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol")
 
 
 def mounts_from(
-    host: HostConfigWire, volumes: Iterable[str], inherited: Iterable[Mount]
+    host: HostConfigWire,
+    volumes: Iterable[str],
+    inherited: Iterable[Mount],
+    read_only_trees: bool = True,
 ) -> tuple[Mount, ...]:
-    """A later way wins over an earlier one with the same target, as in Docker, but for two of the
+    """`read_only_trees`: see `bind_from`. A later way wins over an earlier one with the same target, as in Docker, but for two of the
     user's own. Raises `InvalidArgument` or `Unsupported`."""
     own = [
-        *(bind_from(text) for text in host.binds),
+        *(bind_from(text, read_only_trees) for text in host.binds),
         *(mount_from(wire, f"HostConfig.Mounts[{i}]") for i, wire in enumerate(host.mounts)),
         *(_tmpfs_from(target, text) for target, text in host.tmpfs.items()),
     ]
@@ -45,8 +48,9 @@ def mounts_from(
     return tuple(found.values())
 
 
-def bind_from(text: str) -> Mount:
-    """`/source:/target[:modes]` or `volume:/target[:modes]`."""
+def bind_from(text: str, read_only_trees: bool = True) -> Mount:
+    """`/source:/target[:modes]` or `volume:/target[:modes]`. `read_only_trees`: whether a read-only
+    path of the host is so with all that is mounted below it."""
     source, _, rest = text.partition(":")
     target, _, modes = rest.partition(":")
     if not source or not target or ":" in modes:
@@ -61,6 +65,7 @@ def bind_from(text: str) -> Mount:
         options = BindOptions(
             propagation=cast(Propagation, propagation[0] if propagation else ""),
             create_mountpoint=True,
+            read_only_non_recursive=read_only and not read_only_trees,
         )
         return Mount(type="bind", source=source, target=target, read_only=read_only, bind=options)
     if propagation:
