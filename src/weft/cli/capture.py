@@ -5,6 +5,7 @@ import http.client
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -32,9 +33,12 @@ from weft.model.capture import (
     NodeGone,
     NodePackets,
 )
+from weft.model.meta import SECOND, Nanoseconds
 
-LINGER = 0.5
-"""Seconds. A node hands packets over 0.1 s after it has seen them."""
+MARGIN = SECOND // 2
+"""A node hands packets over 0.1 s after it has seen them; the rest is for a busy host."""
+LINGER = 3.0
+"""Seconds that an interrupted capture waits for what nodes have seen."""
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
 
 
@@ -80,13 +84,28 @@ class Session:
         self._dropped: Counter[str] = Counter()
         self._taken = 0
         self._latest = 0
+        self._told: dict[str, Nanoseconds] = {}
+        """Up to which time each node has told what it has seen, by the manager's clock."""
+        self._end: Nanoseconds | None = None
+        """When the user interrupted."""
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Ends the capture when the nodes have told what they had seen; the second time, at
+        once."""
+        if self._end is not None or not self._told:
+            raise KeyboardInterrupt
+        self._end = time.time_ns()
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, LINGER)
 
     def run(self, events: Iterator[CaptureEvent]) -> None:
         """Until the events end, `most` packets were seen, or the user interrupts."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.interrupt)
         try:
             for event in events:
                 if not self._take(event):
-                    return
+                    break
             self._write(self._order.rest())
         except KeyboardInterrupt:
             self._write(self._order.rest())
@@ -98,19 +117,25 @@ class Session:
             case CaptureNames(names):
                 self._output.names(names)
             case NodeGone(node, cause):
+                self._told.pop(node, None)
                 click.echo(f"weft: {node}: no more packets: {cause}", err=True)
             case CaptureFailed(cause):
                 raise OperationFailed(cause)
-            case NodePackets(node, _, frame):
+            case NodePackets(node, ahead, frame):
                 for _, name in frame.opened:
                     click.echo(f"weft: watching {node}/{name}", err=True)
                 for text in frame.failed:
                     click.echo(f"weft: {node}: cannot watch {text}", err=True)
+                self._told[node] = frame.now - ahead
                 goes_on = self._write(self._order.add(event))
                 for number, lost in frame.dropped:
                     self._dropped[f"{node}/{self._order.name(node, number)}"] += lost
-                return goes_on
+                return goes_on and not self._is_over()
         return True
+
+    def _is_over(self) -> bool:
+        end = self._end
+        return end is not None and all(told > end + MARGIN for told in self._told.values())
 
     def _write(self, packets: Iterator[Packet]) -> bool:
         """False if these were enough."""
@@ -163,8 +188,6 @@ def command(
     Without -w, a line is shown for each packet. Packets of encrypted networks are seen in clear,
     before they are sealed; --underlay shows what leaves the hosts.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _end_soon)
     body = {"Name": name, "Underlay": underlay, "Filter": compiled(expression, snaplen)}
     with ExitStack() as opened:
         answer = opened.enter_context(closing(Api(socket_path(), 30).stream("/weft/capture", body)))
@@ -173,13 +196,6 @@ def command(
             Session(output, count).run(events(answer))
         except BrokenPipeError:  # the reader of standard output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
-def _end_soon(number: int, frame: FrameType | None) -> None:
-    """Ends the capture when what was seen before has arrived; the second time, at once."""
-    signal.signal(number, signal.default_int_handler)
-    signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.setitimer(signal.ITIMER_REAL, LINGER)
 
 
 def _file(path: str, snaplen: int, opened: ExitStack) -> Writer:
