@@ -120,6 +120,19 @@ def test_a_host_that_cannot_run_a_daemon_says_why_and_does_not_try_for_ever(
     # The socket is still there, and the next client starts the daemon.
     host.sh("docker swarm init")
 
+    # An older package does not touch what a newer one has written.
+    host.sh("systemctl stop weft.socket weft.service")
+    newer = "UPDATE meta SET value = 99 WHERE key = 'schema'"
+    host.sh(
+        '/usr/lib/weft-swarm/bin/python3 -c "import sqlite3;'
+        f' d = sqlite3.connect(\'/var/lib/weft/swarm/store.db\'); d.execute(\\"{newer}\\"); d.commit()"'
+    )
+    host.sh("systemctl start weft.service", check=False)
+    shown = host.sh("systemctl show weft.service -p ActiveState -p NRestarts -p ExecMainStatus")
+    assert set(shown.split()) == {"ActiveState=failed", "NRestarts=0", "ExecMainStatus=78"}
+    assert "Install that version again" in host.sh("docker version", check=False)
+    assert "newer version of Weft has written" in host.sh("weft check", check=False)
+
 
 def test_lintian_has_nothing_to_say(package: Path) -> None:
     done = subprocess.run(

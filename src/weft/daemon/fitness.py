@@ -54,6 +54,8 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is wrong with it, if anything."""
     missing_programs: tuple[str, ...] = ()
     missing_features: tuple[str, ...] = ()
+    newer_files: tuple[str, ...] = ()
+    """A sentence for each file of a newer version of Weft."""
     encryption: str = "kernel"
     """`kernel`, `userspace` or empty."""
     no_encryption: str = ""
@@ -98,7 +100,7 @@ def examine(facts: HostFacts) -> list[Finding]:
     found = [
         finding
         for rule in (
-            _configuration, _programs, _kernel, _encryption, _ports, _engine, _storage, _firewall, _network_software, _clock,
+            _configuration, _programs, _kernel, _state, _encryption, _ports, _engine, _storage, _firewall, _network_software, _clock,
             _confinement, _clients_and_managers, _addresses,
         )
         for finding in rule(facts)
@@ -136,6 +138,11 @@ def _programs(facts: HostFacts) -> Iterator[Finding]:
 def _kernel(facts: HostFacts) -> Iterator[Finding]:
     for sentence in facts.missing_features:
         yield _error("kernel", sentence)
+
+
+def _state(facts: HostFacts) -> Iterator[Finding]:
+    for sentence in facts.newer_files:
+        yield _error("state", sentence)
 
 
 def _encryption(facts: HostFacts) -> Iterator[Finding]:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from weft.daemon import host_info
+from weft.daemon.downgrade import newer_files
 from weft.daemon.firewall import Policy, policies
 from weft.daemon.fitness import ORDINARY_MTU, HostFacts
-from weft.daemon.node import DaemonOptions
+from weft.daemon.node import SWARM, DaemonOptions
 from weft.errors import InvalidArgument
 from weft.linux import host, xfrm
 from weft.linux.esp import datapath
@@ -37,6 +38,7 @@ def gather(options: DaemonOptions | None, configuration: str = "") -> HostFacts:
         configuration=configuration,
         missing_programs=tuple(p for p in host_info.PROGRAMS if shutil.which(p) is None),
         missing_features=tuple(host.check_features()),
+        newer_files=tuple(newer_files(used.data_root / SWARM)),
         encryption=encryption,
         no_encryption="; ".join(missing),
         taken_ports={} if _is_active("weft.service") else _taken_ports(),

@@ -18,6 +18,7 @@ from weft.store.etcd.process import EtcdMember, MemberSettings
 from weft.store.kept import KeptState
 
 DATABASE = "store.db"
+LAST_STATE = "last-state"
 NO_ETCD = "etcd is not installed on this host (Debian's package etcd-server)"
 
 
@@ -48,7 +49,7 @@ class ManagerHost:
     @property
     def kept(self) -> KeptState:
         """The last state that this manager knew of a shared or external store."""
-        return KeptState(self.data / "last-state")
+        return KeptState(self.data / LAST_STATE)
 
     @property
     def settings(self) -> MemberSettings:

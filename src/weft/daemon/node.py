@@ -25,6 +25,7 @@ from weft.api.server import ApiServer
 from weft.api.turning_away import turn_away
 from weft.control.allocator.ports import OwnPorts
 from weft.daemon import host_info as hostinfo
+from weft.daemon.downgrade import newer_files
 from weft.daemon.environment import HostAdapters, NodeEnvironment
 from weft.daemon.host_node import HostNode
 from weft.engine.adapters import EngineAdapters, NameAdapters, NetworkAdapters, Origin
@@ -77,6 +78,8 @@ container, for its mounts and its working directory, get their modes by it, and 
 must be able to enter them. Files that are only for root have explicit modes."""
 
 
+SWARM = "swarm"
+"""The directory of the swarm's files, below the data root."""
 UNFIT = 78
 """Exit status if this host or its configuration must be changed before a daemon can run here:
 EX_CONFIG of sysexits.h. The service manager need not try again."""
@@ -140,7 +143,7 @@ class WeftNode:
         confiner = self.containers.confiner
         self._engine = Engine(info.engine_id, self._adapters())
         environment = NodeEnvironment(
-            data=options.data_root / "swarm",
+            data=options.data_root / SWARM,
             run=options.run_dir,
             engine=self._engine,
             facts=self._facts,
@@ -248,7 +251,8 @@ def run(options: DaemonOptions, manager: ServiceManager) -> int:
     core_dumps.forbid()
     logs.start(options.log_level, options.log_format)
     try:
-        problems = [*hostinfo.missing_programs(), *host.check_features()]
+        newer = newer_files(options.data_root / SWARM)
+        problems = [*hostinfo.missing_programs(), *host.check_features(), *newer]
         if problems:
             reason = "cannot start: " + "; ".join(problems)
             log.critical("daemon.unfit cause=%s", reason)

@@ -69,11 +69,7 @@ class KeptState:
         """None if the file does not exist, is damaged, or is of another swarm or schema: the store
         has all that is in it as well."""
         try:
-            data = self._path.read_bytes()
-            digest, body = data[:_DIGEST], data[_DIGEST:]
-            if digest != hashlib.sha256(body).digest():
-                raise ValueError("wrong checksum")
-            content: _Content = decode(body, _Content)
+            content = self._content()
             if content.schema != self._schema.version:
                 raise ValueError(f"it is of schema {content.schema}, not {self._schema.version}")
             found = tuple(decode(value, TYPES[kind]) for kind, value in content.objects)
@@ -88,6 +84,23 @@ class KeptState:
             log.warning("kept.unreadable path=%s cause=%s", self._path, error)
             return None
         return Kept(content.revision, found)
+
+    @property
+    def written_schema(self) -> int | None:
+        """None if there is no file that can be read."""
+        try:
+            return self._content().schema
+        except (OSError, msgspec.DecodeError, ValueError):
+            return None
+
+    def _content(self) -> _Content:
+        """Raises `OSError`, `msgspec.DecodeError`, `ValueError`."""
+        data = self._path.read_bytes()
+        digest, body = data[:_DIGEST], data[_DIGEST:]
+        if digest != hashlib.sha256(body).digest():
+            raise ValueError("wrong checksum")
+        content: _Content = decode(body, _Content)
+        return content
 
     def write(self, revision: int, objects: Sequence[Object]) -> None:
         """Raises `OSError`. Never call this on the event loop: the time grows with the state."""

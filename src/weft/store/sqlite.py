@@ -100,6 +100,19 @@ class SqliteStore(Engine):
             raise OperationFailed(f"cannot commit: {error}") from error
 
 
+def written_schema(path: Path) -> int | None:
+    """The schema of the file, which is neither touched nor locked. None if that cannot be told: there
+    is no such file, or it is damaged. What is only in the log beside it, as after a loss of power,
+    is not seen."""
+    address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    try:
+        with contextlib.closing(sqlite3.connect(address, timeout=0, uri=True)) as database:
+            row = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+    except sqlite3.Error:
+        return None
+    return row[0] if row is not None and isinstance(row[0], int) else None
+
+
 def _examine(path: Path, schema: Schema, cluster: ClusterId) -> None:
     """Checks the file over a read-only connection. A connection that can write may, when closed,
     copy a WAL file beside the database into it, even a foreign one. SQLite takes a file that is

@@ -20,6 +20,7 @@ CASES: list[tuple[dict[str, object], int, str, str]] = [
     ({"configuration": "unknown key 'x'"}, 78, "unknown key 'x'", ""),
     ({"missing_programs": ("conmon",)}, 78, "conmon is not installed", "apt install conmon"),
     ({"missing_features": ("the kernel refuses VXLAN",)}, 78, "refuses VXLAN", ""),
+    ({"newer_files": ("a newer version of Weft has written x",)}, 78, "newer version", ""),
     ({"file_system": "nfs4"}, 78, "/var/lib/weft is on nfs4", ""),
     ({"free": 5 << 20}, 1, "5 MiB left", "docker image prune"),
     ({"encryption": "", "no_encryption": "no TUN"}, 1, "no TUN", "modprobe"),
