@@ -104,6 +104,11 @@ class BootedHost:
             raise RuntimeError(f"{command}: status {done.returncode}\n{done.stdout}")
         return done.stdout
 
+    def attach(self, lan: "Lan", address: str) -> None:
+        """Takes the host off its own wire, and puts it on a network with others."""
+        self.sh("ip link delete eth0")
+        lan.connect(self._first, address)
+
     def put(self, source: Path, target: str) -> None:
         """Copies a file into the host."""
         with source.open("rb") as content:
@@ -137,3 +142,44 @@ class BootedHost:
             ["unshare", "-m", "sh", "-c", remove, "sh", self._scratch / "root", self._group],
             check=True,
         )
+
+
+class Lan:
+    """A network for hosts, and a client on it: a bridge in a network namespace of its own."""
+
+    ADDRESS = "10.59.76.1"
+
+    def __init__(self) -> None:
+        self._holder = subprocess.Popen(["unshare", "-n", "sleep", "infinity"])
+        while os.readlink(f"/proc/{self._holder.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
+            time.sleep(0.01)
+        self.sh(f"ip link add lan type bridge; ip address add {self.ADDRESS}/24 dev lan")
+        self.sh("ip link set lo up; ip link set lan up")
+
+    def sh(self, command: str) -> str:
+        """Runs as the client."""
+        return subprocess.run(
+            ["nsenter", "-t", str(self._holder.pid), "-n", "sh", "-c", command],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=SECONDS,
+        ).stdout  # fmt: skip
+
+    def connect(self, process: int, address: str) -> None:
+        port = "p" + address.rpartition(".")[2]
+        self.sh(f"ip link add {port} type veth peer name eth0 netns {process}")
+        self.sh(f"ip link set {port} master lan up")
+        enter = ["nsenter", "-t", str(process), "-n", "sh", "-c"]
+        subprocess.run(
+            [*enter, f"ip address add {address}/24 dev eth0; ip link set eth0 up"], check=True
+        )
+
+    def __enter__(self) -> "Lan":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._holder.kill()
+        self._holder.wait()

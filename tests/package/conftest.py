@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.package.booted_host import BootedHost
+from tests.package.booted_host import BootedHost, Lan
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,7 +49,25 @@ def demo_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=["bookworm", "trixie"])
 def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BootedHost]:
     with BootedHost(request.param, tmp_path) as host:
-        host.boot()
-        host.put(Path(shutil.which("docker") or "docker"), "/usr/local/bin/docker")
-        host.sh("chmod 755 /usr/local/bin/docker")
+        ready(host)
         yield host
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[Lan, BootedHost, BootedHost]]:
+    """A host of each release, on one network."""
+    old, new = (tmp_path / release for release in ("bookworm", "trixie"))
+    old.mkdir()
+    new.mkdir()
+    with Lan() as lan, BootedHost("bookworm", old) as first, BootedHost("trixie", new) as second:
+        for number, host in enumerate((first, second), 1):
+            ready(host)
+            host.attach(lan, f"10.59.76.1{number}")
+            host.sh(f"echo host{number} >/etc/hostname; hostname host{number}")
+        yield lan, first, second
+
+
+def ready(host: BootedHost) -> None:
+    host.boot()
+    host.put(Path(shutil.which("docker") or "docker"), "/usr/local/bin/docker")
+    host.sh("chmod 755 /usr/local/bin/docker")
