@@ -159,7 +159,7 @@ class Networking:
     # --- what a capture sees
 
     def vantages(self, wanted: CaptureWanted) -> list[Vantage]:
-        return list(vantages(self._overlays, self._here, wanted))
+        return list(vantages(self._overlays, self._everybody, wanted))
 
     async def open_tap(
         self, vantage: Vantage, program: Sequence[Instruction], memory: int

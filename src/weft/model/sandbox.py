@@ -40,6 +40,10 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     outlet: int | None = None
     """The interface on docker_gwbridge is `eth<outlet>`; None: it is the last one."""
 
+    def interface(self, network: NetworkId, place: int) -> str:
+        """The container's interface on the network. `place`: of the attachment, from 0."""
+        return f"eth{self.interfaces.get(network, place)}"
+
     @property
     def key(self) -> str:
         """Name of the namespace under /run/docker/netns."""

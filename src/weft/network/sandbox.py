@@ -89,7 +89,7 @@ def connect(
         outlook = outlooks.get(attachment.network)
         if outlook is None or attachment.network not in sandbox.ports:
             continue
-        name = f"eth{sandbox.interfaces.get(attachment.network, place)}"
+        name = sandbox.interface(attachment.network, place)
         interfaces.append((Interface(name, attachment.address), outlook))
         yield from _attach(sandbox, name, attachment, outlook.definition, facts)
     known = (outlooks[a.network].definition for a in workload.attachments if a.network in outlooks)

@@ -33,9 +33,10 @@ def vantages(
     here = [resident for resident in residents if _concerns(resident, wanted)]
     for sandbox, workload in here:
         name = workload.name.removesuffix(f".{workload.id}")
-        for i, attachment in enumerate(workload.attachments):
+        for place, attachment in enumerate(workload.attachments):
             if wanted.network in (None, attachment.network) and attachment.network in sandbox.ports:
-                yield Vantage(f"{name}/eth{i}", sandbox.key, f"eth{i}")
+                device = sandbox.interface(attachment.network, place)
+                yield Vantage(f"{name}/{device}", sandbox.key, device)
     view = overlays.networks.get(wanted.network) if wanted.network is not None else None
     if view is not None and here:
         for i in range(len(view.definition.segments)):

@@ -1,9 +1,14 @@
 """Which interfaces of a node a capture watches."""
 
+from ipaddress import IPv4Interface
+
 from tests.support.swarms import Swarm, padded
+from weft.model.assignment import Overlays
 from weft.model.capture import CaptureWanted
-from weft.model.ids import NetworkId, ServiceId, TaskId
+from weft.model.ids import AttachmentId, ContainerId, NetworkId, ServiceId, TaskId
+from weft.model.local_sandbox import LocalSandbox, OverlayEndpoint
 from weft.model.service import PublishedPort
+from weft.network.attached import resident_of
 from weft.network.desired import Desired, SwarmPart
 from weft.network.plan import Planner
 from weft.network.vantage import Vantage, vantages
@@ -69,3 +74,19 @@ def test_each_interface_is_in_the_plan() -> None:
             assert found
             for vantage in found:
                 assert vantage.device in state.namespaces[vantage.namespace].links
+
+
+def test_a_plain_container_is_seen_at_the_interface_that_it_has_there() -> None:
+    network = NetworkId(padded("back"))
+    endpoint = OverlayEndpoint(
+        network=network, name="back", attachment=AttachmentId("a"), number=3, port=7,
+        address=IPv4Interface("10.2.0.9/24"),
+    )  # fmt: skip
+    place = LocalSandbox(
+        container=ContainerId("c" * 64), name="box", overlays=(endpoint,),
+        gateway=IPv4Interface("172.18.0.9/16"),
+    )  # fmt: skip
+    resident = resident_of(place, {})
+    assert resident is not None
+    found = vantages(Overlays(), [resident], CaptureWanted(network=network))
+    assert list(found) == [Vantage("box/eth3", resident.sandbox.key, "eth3")]
