@@ -119,7 +119,7 @@ async def bed(kernel: RealKernel, path: Path, directory: Path) -> AsyncIterator[
 async def _open_resolver(
     path: Path, address: IPv4Address, port: int
 ) -> tuple[socket.socket, socket.socket]:
-    return netns.open_udp_tcp(path, address, port)
+    return await netns.open_udp_tcp(path, address, port)
 
 
 def on_a_host(tmp_path: Path, story: Callable[[Bed], Awaitable[None]]) -> None:

@@ -6,6 +6,7 @@ Sockets are opened in a namespace and used from here, so a check is a few lines.
 under a name of its own and removed at the end.
 """
 
+import asyncio
 import contextlib
 import errno
 import functools
@@ -468,7 +469,7 @@ def test_an_internal_network_has_no_way_out(bed: Bed) -> None:
 
 def test_the_resolver_listens_elsewhere(bed: Bed) -> None:
     path = bed.sandbox(tasks(bed, "webapp")[0])
-    datagrams, stream = netns.open_udp_tcp(path, IPv4Address("127.0.0.11"), 61053)
+    datagrams, stream = asyncio.run(netns.open_udp_tcp(path, IPv4Address("127.0.0.11"), 61053))
     with (
         datagrams,
         stream,

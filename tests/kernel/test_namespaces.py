@@ -3,6 +3,7 @@ and routes."""
 
 import asyncio
 import os
+import socket
 import subprocess
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -48,10 +49,13 @@ def test_a_resolvers_sockets_are_in_the_namespace(tmp_path: Path) -> None:
         with Here():
             pass
 
+    def opened(path: Path) -> tuple[socket.socket, socket.socket]:
+        return asyncio.run(netns.open_udp_tcp(path, IPv4Address("127.0.0.11"), 61053))
+
     path = tmp_path / "0123456789ab"
     netns.create(path, loopback)
     try:
-        datagrams, stream = netns.open_udp_tcp(path, IPv4Address("127.0.0.11"), 61053)
+        datagrams, stream = opened(path)
         with datagrams, stream:
             shown = netns.run_in(
                 path,
@@ -67,35 +71,45 @@ def test_a_resolvers_sockets_are_in_the_namespace(tmp_path: Path) -> None:
             with pytest.raises(
                 OperationFailed, match="cannot listen on 127.0.0.11:61053 .*Address already in use"
             ):
-                netns.open_udp_tcp(path, IPv4Address("127.0.0.11"), 61053)
+                opened(path)
         with pytest.raises(OperationFailed, match="cannot enter network namespace"):
-            netns.open_udp_tcp(tmp_path / "nothing", IPv4Address("127.0.0.11"), 61053)
+            opened(tmp_path / "nothing")
     finally:
         netns.remove(path)
 
 
-def test_a_thread_from_a_namespace_never_comes_back(tmp_path: Path) -> None:
+def test_threads_come_back_from_namespaces(tmp_path: Path) -> None:
+    """Also from new ones, and if what they did there has failed."""
     path = tmp_path / "0123456789ac"
     netns.create(path, lambda: None)
+
+    def where() -> int:
+        return os.stat("/proc/thread-self/ns/net").st_ino
+
+    def fails() -> Never:
+        raise OperationFailed("no")
+
+    async def main() -> tuple[list[int | BaseException], list[int]]:
+        new = tmp_path / "0123456789ad"
+        visits = [
+            netns.inside_file(path, where),
+            lambda: netns.create_here(new, where),
+            netns.inside_file(path, fails),
+            lambda: netns.create_here(tmp_path / "0123456789ae", fails),
+        ]
+        went = await asyncio.gather(*map(netns.on_thread, visits), return_exceptions=True)
+        went[1] = went[1] == netns.identity(new)
+        netns.remove(new)
+        threads = os.cpu_count() or 1
+        after = await asyncio.gather(*(asyncio.to_thread(where) for _ in range(threads + 4)))
+        return went, after
+
     try:
-
-        async def main() -> tuple[int, int, set[int]]:
-            own = os.stat("/proc/thread-self/ns/net").st_ino
-            with path.open() as file:
-                inside = await netns.on_thread(
-                    netns.inside(file.fileno(), lambda: os.stat("/proc/thread-self/ns/net").st_ino)
-                )
-            after = await asyncio.gather(
-                *(
-                    asyncio.to_thread(lambda: os.stat("/proc/thread-self/ns/net").st_ino)
-                    for _ in range(4)
-                )
-            )
-            return own, inside, set(after)
-
-        own, inside, after = asyncio.run(main())
-        assert inside == netns.identity(path) != own
-        assert after == {own}
+        own = where()
+        went, after = asyncio.run(main())
+        assert went[:2] == [netns.identity(path), True]
+        assert [str(error) for error in went[2:]] == ["no", "no"]
+        assert set(after) == {own} != {netns.identity(path)}
     finally:
         netns.remove(path)
 

@@ -378,7 +378,7 @@ def _gateway(own: Sequence[IPv4Network]) -> IPv4Interface:
 async def _open_resolver(
     path: Path, address: IPv4Address, port: int
 ) -> tuple[socket.socket, socket.socket]:
-    return netns.open_udp_tcp(path, address, port)
+    return await netns.open_udp_tcp(path, address, port)
 
 
 async def _flush_flows(namespace: Path | None, flows: frozenset[Stale]) -> None:
@@ -392,4 +392,4 @@ async def _flush_flows(namespace: Path | None, flows: frozenset[Stale]) -> None:
     if namespace is None:
         await netns.on_thread(flush)
     elif netns.is_live(namespace):
-        await asyncio.get_running_loop().run_in_executor(None, netns.run_in, namespace, flush)
+        await netns.on_thread(netns.inside_file(namespace, flush))

@@ -147,7 +147,7 @@ class Handles:
             self._let_go(known)
         if not await self._open(name):
             self._add(
-                await netns.on_thread(lambda: netns.create(path, lambda: _fresh(name), _mark))
+                await netns.on_thread(lambda: netns.create_here(path, lambda: _fresh(name), _mark))
             )
 
     async def remove(self, name: str) -> None:
@@ -169,7 +169,7 @@ class Handles:
         identity = netns.identity(path)
         if identity is None:
             return False
-        handle = await netns.on_thread(lambda: netns.run_in(path, lambda: _existing(name)))
+        handle = await netns.on_thread(netns.inside_file(path, lambda: _existing(name)))
         if handle is None:
             self._foreign[name] = identity
             raise OperationFailed(f"{path} names a network namespace that somebody else made")

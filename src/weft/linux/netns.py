@@ -1,16 +1,18 @@
 """Network namespaces as files: make, list, enter and remove them.
 
 A namespace is named by a file on which it is mounted, as `ip netns` and Docker do it. The namespace
-lives as long as the file, even if this process ends. `setns` and `unshare` move one thread. So
-every visit to a namespace is a new thread that runs one short function and ends; no thread returns
-to a pool from a foreign namespace. Sockets opened there stay in the namespace and may be used from
-everywhere.
+lives as long as the file, even if this process ends. `setns` and `unshare` move one thread. So a
+visit to a namespace is one short function on a thread of the event loop's pool, which is brought
+back before it does anything else; or on a thread of its own where there is no loop. (A new thread
+waits for its first turn much longer than one that has slept: tenths of a second on a busy host.)
+Sockets opened there stay in the namespace and may be used from everywhere.
 """
 
 import asyncio
 import ctypes
 import os
 import re
+import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -40,10 +42,9 @@ def is_own_name(name: str) -> bool:
 class _Visit(threading.Thread, Generic[T]):
     """A thread that runs one function."""
 
-    def __init__(self, function: Callable[[], T], done: Callable[[], object]) -> None:
+    def __init__(self, function: Callable[[], T]) -> None:
         super().__init__(name="netns", daemon=True)
         self._function = function
-        self._done = done
         self._result: T
         self._error: BaseException | None = None
 
@@ -52,8 +53,6 @@ class _Visit(threading.Thread, Generic[T]):
             self._result = self._function()
         except BaseException as error:
             self._error = error
-        finally:
-            self._done()
 
     def result(self) -> T:
         if self._error is not None:
@@ -63,36 +62,53 @@ class _Visit(threading.Thread, Generic[T]):
 
 def run_on_thread(function: Callable[[], T]) -> T:
     """Runs the function on a thread of its own and gives its result. Blocks."""
-    visit = _Visit(function, lambda: None)
+    visit = _Visit(function)
     visit.start()
     visit.join()
     return visit.result()
 
 
 async def on_thread(function: Callable[[], T]) -> T:
-    """As `run_on_thread`, without blocking the loop. When cancelled, it waits for the function to
-    end, so that no effect is left half done."""
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    visit = _Visit(function, lambda: loop.call_soon_threadsafe(ended.set))
-    visit.start()
+    """Runs the function, which may move its thread to other namespaces, on a thread of the loop's
+    pool. When cancelled, it waits for the function to end, so that no effect is left half done."""
+    ended = threading.Event()
+
+    def visit() -> T:
+        try:
+            return there_and_back(function)
+        finally:
+            ended.set()
+
+    running = asyncio.get_running_loop().run_in_executor(None, visit)
     try:
-        await ended.wait()
+        return await asyncio.shield(running)
     except asyncio.CancelledError:
-        visit.join()
+        ended.wait()
         raise
-    return visit.result()
+
+
+def there_and_back(function: Callable[[], T]) -> T:
+    """Runs the function, then brings the calling thread back to the namespace where it was."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return function()
+    finally:
+        if _libc.setns(home, _CLONE_NEWNET) != 0:
+            # The kernel knows no reason for that. Whatever this thread did next it would do in a
+            # foreign namespace; another daemon goes on where this one stops.
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.close(home)
 
 
 def enter(namespace: int) -> None:
-    """Moves the calling thread, which must be one of `run_on_thread`'s, into the namespace of the
-    descriptor."""
+    """Moves the calling thread, which must be one of `on_thread`'s or `run_on_thread`'s, into the
+    namespace of the descriptor."""
     if _libc.setns(namespace, _CLONE_NEWNET) != 0:
         raise _os_error("setns")
 
 
 def inside(namespace: int, function: Callable[[], T]) -> Callable[[], T]:
-    """Wraps the function to run in the namespace of the descriptor, on a thread of its own."""
+    """Wraps the function to run in the namespace of the descriptor."""
 
     def entered() -> T:
         enter(namespace)
@@ -101,18 +117,28 @@ def inside(namespace: int, function: Callable[[], T]) -> Callable[[], T]:
     return entered
 
 
+def inside_file(path: Path, function: Callable[[], T]) -> Callable[[], T]:
+    """Wraps the function to run in the namespace of the file. Raises OperationFailed."""
+
+    def entered() -> T:
+        try:
+            namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise OperationFailed(
+                f"cannot enter network namespace {path}: {cause_of(error)}"
+            ) from error
+        try:
+            enter(namespace)
+        finally:
+            os.close(namespace)
+        return function()
+
+    return entered
+
+
 def run_in(path: Path, function: Callable[[], T]) -> T:
     """Runs one short function in the namespace of the file. Blocks."""
-    try:
-        namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise OperationFailed(
-            f"cannot enter network namespace {path}: {cause_of(error)}"
-        ) from error
-    try:
-        return run_on_thread(inside(namespace, function))
-    finally:
-        os.close(namespace)
+    return run_on_thread(inside_file(path, function))
 
 
 def run_in_throwaway(function: Callable[[], T]) -> T:
@@ -127,8 +153,15 @@ def run_in_throwaway(function: Callable[[], T]) -> T:
 
 
 def create(path: Path, function: Callable[[], T], prepare: Callable[[], None] = lambda: None) -> T:
-    """Makes a namespace and the file that names it, then runs the function inside. On failure
-    nothing stays. Blocks.
+    """`create_here` on a thread of its own. Blocks."""
+    return run_on_thread(lambda: create_here(path, function, prepare))
+
+
+def create_here(
+    path: Path, function: Callable[[], T], prepare: Callable[[], None] = lambda: None
+) -> T:
+    """Makes a namespace and the file that names it, then runs the function inside; the calling
+    thread, which must be one of `on_thread`'s, is there afterwards. On failure nothing stays.
 
     `prepare` runs inside before the namespace has its file, so that nobody ever finds an unprepared
     one. A file that names no live namespace (an empty one that outlived a reboot) is replaced.
@@ -139,7 +172,7 @@ def create(path: Path, function: Callable[[], T], prepare: Callable[[], None] = 
     descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
     os.close(descriptor)
 
-    def unshared() -> T:
+    try:
         _unshare()
         prepare()
         if (
@@ -148,9 +181,6 @@ def create(path: Path, function: Callable[[], T], prepare: Callable[[], None] = 
         ):
             raise _os_error("mount")
         return function()
-
-    try:
-        return run_on_thread(unshared)
     except BaseException:
         remove(path)
         raise
@@ -189,11 +219,11 @@ def names(directory: Path) -> list[str]:
     return sorted(name for name in found if is_own_name(name) and is_live(directory / name))
 
 
-def open_udp_tcp(
+async def open_udp_tcp(
     path: Path, address: IPv4Address, port: int
 ) -> tuple[socket.socket, socket.socket]:
     """Opens a bound UDP socket and a listening TCP socket for a DNS resolver in the namespace of
-    the file, both non-blocking."""
+    the file, both non-blocking, without blocking the loop."""
     target = (str(address), port)
 
     def opened() -> tuple[socket.socket, socket.socket]:
@@ -213,7 +243,7 @@ def open_udp_tcp(
         return datagrams, stream
 
     try:
-        return run_in(path, opened)
+        return await on_thread(inside_file(path, opened))
     except OSError as error:
         raise OperationFailed(
             f"cannot listen on {address}:{port} in network namespace {path}: {cause_of(error)}"
@@ -234,11 +264,7 @@ async def open_socket(
     if path is None:
         return opened()
     try:
-        namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return await on_thread(inside(namespace, opened))
-        finally:
-            os.close(namespace)
+        return await on_thread(inside_file(path, opened))
     except OSError as error:
         raise OperationFailed(
             f"cannot open a socket in network namespace {path}: {cause_of(error)}"
