@@ -283,6 +283,28 @@ def test_nothing_is_touched_before_both_parts_are_told(tmp_path: Path) -> None:
     virtual_time.run(main())
 
 
+def test_a_container_that_starts_alone_does_not_wait_for_others(tmp_path: Path) -> None:
+    """Those that follow it at once share a round."""
+
+    async def story(node: LocalNode, kernel: FakeKernel) -> None:
+        now = asyncio.get_running_loop().time
+
+        async def started(name: str) -> float:
+            await node.run(name, "bridge")
+            return now()
+
+        for _ in range(2):
+            await asyncio.sleep(1)
+            begun = now()
+            assert await started("first") == begun
+            others = {await end for end in asyncio.as_completed(map(started, "abc"))}
+            assert len(others) == 1
+            assert others != {begun}
+            await node.networks.disconnect(container_id("first"))
+
+    on_a_node(tmp_path, story)
+
+
 def test_names_are_answered_again_before_a_manager_is_in_reach(tmp_path: Path) -> None:
     async def main() -> None:
         answered: list[str] = []

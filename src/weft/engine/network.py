@@ -38,7 +38,10 @@ from weft.system.tally import Histogram
 log = logging.getLogger(__name__)
 
 COALESCE = 0.015
-"""Seconds that a round waits for more changes: a burst of tasks becomes one round."""
+"""Seconds that a round waits for more changes: a burst of tasks becomes one round. The first change
+after a while that somebody waits for does not wait: a container that starts alone is the rule."""
+BURST = 0.1
+"""Seconds after a round for which changes belong to its burst."""
 PATIENCE = 0.04
 """Seconds that a round waits in addition while no task waits for the round: each task that begins
 to serve changes the rules of all sandboxes on its networks. This is well below the time between a
@@ -84,6 +87,8 @@ class NetworkLoop:
         self._round = asyncio.Event()
         self._hurry = asyncio.Event()
         """Somebody waits for the next round."""
+        self._quiet_until = 0.0
+        """By the event loop's clock: what comes before belongs to the burst of the last round."""
         self._retry = FIRST_RETRY
         self.failures: tuple[Failure, ...] = ()
         """The failures of the last round."""
@@ -229,10 +234,13 @@ class NetworkLoop:
         self._wake.clear()
 
     async def _gather(self) -> None:
+        loop = asyncio.get_running_loop()
+        is_first = loop.time() >= self._quiet_until
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
                 await self._hurry.wait()
-        await asyncio.sleep(COALESCE)
+        if not (is_first and self._hurry.is_set()):
+            await asyncio.sleep(COALESCE)
         self._hurry.clear()
 
     async def _converge(self, wanted: Desired) -> None:
@@ -258,6 +266,7 @@ class NetworkLoop:
             self._some_stale.set()
         self._done, self._unsettled = generation, begun
         self.seconds.add(perf_counter() - begun)
+        self._quiet_until = asyncio.get_running_loop().time() + BURST
         self._round.set()
         self._round = asyncio.Event()
 
