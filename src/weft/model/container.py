@@ -246,6 +246,11 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
         return self.config.plain is not None
 
     @property
+    def is_transient(self) -> bool:
+        """Whether it is removed when it ends, so that it need not outlive a loss of power."""
+        return self.config.plain is not None and self.config.plain.auto_remove
+
+    @property
     def stop_grace_period(self) -> Nanoseconds:
         return self.config.spec.stop_grace_period or 10 * SECOND
 

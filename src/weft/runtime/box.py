@@ -120,6 +120,19 @@ class Box:
             self.directory.renew_names(self.container.config, config)
         self.write_container(config=config, memory_swap=swap)
 
+    def begin_anew(self) -> None:
+        """Before the container is made once more. A daemon that is killed then leaves a prepared
+        one, if it is plain."""
+        container = msgspec.structs.replace(
+            self.container,
+            state=ContainerState.CREATED,
+            exit_code=0,
+            error="",
+            oom_killed=False,
+            finished_at=0,
+        )
+        self.write(container=container, init=None if container.is_plain else self.record.init)
+
     def not_started(self, error: BaseException, exit_code: int | None = None) -> None:
         """See `Runtime.not_started`. A start that was called off changes no exit code."""
         if isinstance(error, WeftError):

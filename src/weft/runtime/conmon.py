@@ -56,7 +56,7 @@ from weft.runtime.maker import Maker
 from weft.runtime.mounts import make_private
 from weft.runtime.oci import Oci
 from weft.runtime.record import Directory
-from weft.runtime.remains import dissolve, found, unmount_below, unmount_own
+from weft.runtime.remains import dissolve, forget, found, unmount_below, unmount_ended
 from weft.runtime.spec import command_document
 from weft.runtime.streams import ContainerStreams, PendingStreams, resize_container
 from weft.runtime.users import find_user, read_accounts
@@ -248,11 +248,7 @@ class ConmonRuntime:
             box.ended, box.host_was_down = asyncio.Event(), False
         try:
             box.has_mounts = True
-            if box.container.is_plain:  # a daemon that is killed now leaves a prepared one
-                box.write(init=None)
-            box.write_container(
-                state=ContainerState.CREATED, exit_code=0, error="", oom_killed=False, finished_at=0
-            )
+            box.begin_anew()
             await self._mounts.mount(box.container.config.mount_points)
             async with self._slots:
                 image = self._images.find(box.container.image)
@@ -316,10 +312,10 @@ class ConmonRuntime:
         await self._logs.leave(box.container.id)
         if self._oci.knows(box.container.id):
             try:
-                await self._oci.delete(box.container.id)
+                await forget(self._oci, box.container)
             except OperationFailed as error:
                 log.warning("container.delete container=%s cause=%s", box.container.id[:12], error)
-        unmount_own(box.directory)
+        await unmount_ended(box)
         box.has_mounts = False
         if self._loaded:
             await self._mounts.unmount(box.container.config.mount_points)

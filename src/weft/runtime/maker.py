@@ -43,16 +43,17 @@ class Maker:
         self._confiner = confiner
 
     async def prepare(self, box: Box, image: Image) -> None:
-        """Makes the file system of a new container, which is not mounted afterwards."""
-        self._mount(box, image)
+        """Makes the file system of a new container, which is not mounted afterwards. What this
+        writes is in the file system's journal before the record says that it is done."""
+        self._mount(box, image, volatile=True)
         try:
             await self._fill(box)
         finally:
             unmount(box.directory.merged)
 
-    def _mount(self, box: Box, image: Image) -> None:
+    def _mount(self, box: Box, image: Image, *, volatile: bool) -> None:
         directory, layers = box.directory, self._images.layer_directories(image)
-        mount_overlay(layers, directory.upper, directory.work, directory.merged)
+        mount_overlay(layers, directory.upper, directory.work, directory.merged, volatile=volatile)
 
     async def _fill(self, box: Box) -> None:
         directory = box.directory
@@ -65,7 +66,7 @@ class Maker:
         """Writes the record when the container is made. `is_new`: has not been prepared."""
         directory, container = box.directory, box.container
         directory.forget_exit()
-        self._mount(box, image)
+        self._mount(box, image, volatile=container.is_transient)
         if is_new:
             await self._fill(box)
         config = container.config

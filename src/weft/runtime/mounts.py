@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from weft.errors import OperationFailed, cause_of
+from weft.system.trees import remove_tree
 
 _MS_RDONLY = 1
 _MS_REMOUNT = 32
@@ -27,8 +28,14 @@ _OPTIONS_MAX = 4000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def mount_overlay(lower: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
-    """`lower`: layers from the bottom up. Raises `OperationFailed`."""
+def mount_overlay(
+    lower: Sequence[Path], upper: Path, work: Path, target: Path, *, volatile: bool = False
+) -> None:
+    """`lower`: layers from the bottom up. `volatile`: nothing waits for the disk, so what is written
+    may be lost with the host's power. Otherwise the end of the mount waits until all of the file
+    system where `upper` is has been written out: a second, where others write much. Raises
+    `OperationFailed`."""
+    _forget_volatile(work)
     with ExitStack() as open_directories:
 
         def short(path: Path) -> str:
@@ -36,12 +43,14 @@ def mount_overlay(lower: Sequence[Path], upper: Path, work: Path, target: Path) 
             open_directories.callback(os.close, fd)
             return f"/proc/self/fd/{fd}"
 
+        more = ",volatile" if volatile else ""
         try:
-            options = _overlay_options([*map(str, reversed(lower))], str(upper), str(work))
+            options = _overlay_options([*map(str, reversed(lower))], str(upper), str(work)) + more
             if len(options) > _OPTIONS_MAX or any(":" in str(path) for path in lower):
                 options = _overlay_options(
                     [short(path) for path in reversed(lower)], short(upper), short(work)
                 )
+                options += more
             _mount("overlay", target, "overlay", 0, options)
         except OSError as error:
             raise OperationFailed(
@@ -139,6 +148,15 @@ def sharing_of(path: Path) -> tuple[Path, frozenset[str]]:
             words = fields[6 : fields.index("-")]
             best, sharing = point, frozenset(word.partition(":")[0] for word in words)
     return best, sharing
+
+
+def _forget_volatile(work: Path) -> None:
+    """A volatile mount leaves a mark, and the kernel mounts such an overlay no second time (Linux,
+    Documentation/filesystems/overlayfs.rst, "Volatile mount"): it cannot tell whether the host has
+    lost its power in between. Our callers can: they use none that may have lost something."""
+    mark = work / "work" / "incompat"
+    if mark.exists():
+        remove_tree(mark)
 
 
 def _overlay_options(lower: list[str], upper: str, work: str) -> str:

@@ -7,6 +7,7 @@ The OCI runtime exits after each operation.
 """
 
 import asyncio
+import errno
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from weft.model.numbers import decimal
 from weft.runtime.control_groups import ControlGroups, group_of, groups_of
 from weft.system.process import Output, Process, ProcessId, end_family, read, run, spawn
 from weft.system.scopes import CGROUPS
+from weft.system.trees import remove_tree
 
 _CGROUP_TRIES, _CGROUP_PAUSE = 50, 0.01
 """Number of attempts to remove a cgroup, and seconds between them."""
@@ -142,6 +144,17 @@ class Oci:
         if output.code != 0 and "does not exist" not in output.text:
             raise OperationFailed(f"cannot remove container {id[:12]}: {_reason(output.text)}")
         await remove_cgroups(id)
+
+    async def forget(self, id: str) -> None:
+        """As `delete`, without starting the runtime: for a container that has ended, and whose
+        processes the kernel has ended with the first, because they had a PID namespace of their own.
+        What is left then is an entry in the runtime's directory and the cgroups. Raises `OSError` if
+        the container has made cgroups of its own, which the runtime removes."""
+        for group in groups_of(id):
+            if group.stat().st_nlink > 2:
+                raise OSError(errno.ENOTEMPTY, f"there are groups in {group}")
+        await remove_cgroups(id)
+        remove_tree(self._state / id)
 
     async def pause(self, id: str) -> None:
         """Freezes all processes."""

@@ -3,6 +3,7 @@
 <root>/containers/<id>/  weft.json     the record below: all that a daemon needs to find the
                                        container again; and a second time, weft.json.copy, since a
                                        container without a record cannot go on
+                         transient     exists if the container is removed when it ends
                          config.json   for the OCI runtime; hosts, hostname, resolv.conf as the
                                        container sees them (readable there by every user; here only
                                        root can read any of these files)
@@ -37,6 +38,9 @@ from weft.system.trees import remove_tree
 log = logging.getLogger(__name__)
 
 RECORDS = ("weft.json", "weft.json.copy")
+TRANSIENT = "transient"
+"""A file beside the record of a container that is removed when it ends: that record may be lost
+with the host's power, as all of the container may."""
 _SEEN_INSIDE = ("hosts", "hostname", "resolv.conf")
 
 
@@ -90,10 +94,13 @@ class Directory:
         """Writes the copy first: the record itself counts, and keeps its old content if either
         write fails. A plain container is its user's, and outlives a loss of power: the copy is on
         the disk before the record is touched. That of a task is the swarm's, which makes another
-        one."""
+        one. One that is removed when it ends outlives nothing, and has no copy."""
         content = msgspec.json.encode(record, enc_hook=encode_hook)
         own, copy = RECORDS
-        self._write(copy, content, durable=record.container.is_plain)
+        if not record.container.is_transient:
+            self._write(copy, content, durable=record.container.is_plain)
+        elif not self.is_transient:
+            self._write(TRANSIENT, b"")
         self._write(own, content)
 
     def write_files(self, files: dict[str, bytes]) -> None:
@@ -153,6 +160,11 @@ class Directory:
                 make_directory(path, mode)
         except OSError as error:
             raise OperationFailed(f"cannot make {self.path}: {cause_of(error)}") from error
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the container is removed when it ends, if its record cannot say so."""
+        return (self.path / TRANSIENT).exists()
 
     def forget_exit(self) -> None:
         for name in (self.path.name, "oom", "attach", "ctl", "winsz"):

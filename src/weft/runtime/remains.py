@@ -1,12 +1,14 @@
 """What a daemon that was killed has left: finds its containers, and removes what is left of half
 made ones."""
 
+import asyncio
 import logging
 import signal
 from collections.abc import Collection
 from pathlib import Path
 
 from weft.errors import Damaged, OperationFailed
+from weft.model.container import Container, ContainerState
 from weft.runtime.box import Box
 from weft.runtime.container_mounts import put_away
 from weft.runtime.mounts import mount_points_below, unmount, unmount_shared_memory
@@ -19,11 +21,14 @@ log = logging.getLogger(__name__)
 
 async def found(oci: Oci, directory: Directory) -> Box | None:
     """The container of the directory. None if it was half made, and is gone now; or if its record
-    is damaged: then its files stay."""
+    is damaged: then its files stay, unless it was to be removed at its end."""
     id = directory.path.name
     try:
         record = directory.read()
     except Damaged as error:
+        if directory.is_transient:
+            await dissolve(oci, id, directory)
+            return None
         log.error(
             "container.damaged container=%s cause=%s; its files stay in %s",
             id[:12],
@@ -78,6 +83,27 @@ async def end_unmade(oci: Oci, id: str, directory: Directory) -> None:
         log.warning("container.delete container=%s cause=%s", id[:12], error)
     unmount_own(directory)
     unmount(directory.memory)
+
+
+async def forget(oci: Oci, container: Container) -> None:
+    """What the OCI runtime still has of a container that has ended. Raises `OperationFailed`."""
+    if container.state is ContainerState.EXITED and "pid" not in container.config.shared:
+        try:
+            await oci.forget(container.id)
+        except OSError as error:
+            log.warning("container.forget container=%s cause=%s", container.id[:12], error)
+        else:
+            return
+    await oci.delete(container.id)
+
+
+async def unmount_ended(box: Box) -> None:
+    """What an ended container has mounted. The kernel may write out all of the file system below
+    (`mount_overlay`), so this does not hold up the event loop."""
+    if box.container.is_transient:
+        unmount_own(box.directory)
+    else:
+        await asyncio.to_thread(unmount_own, box.directory)
 
 
 def unmount_own(directory: Directory) -> None:
