@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -26,6 +27,7 @@ from weft.model.network import Network, NetworkSpec
 from weft.model.node import Role
 from weft.model.state import KINDS, Put
 from weft.pki import authority
+from weft.store.etcd.base import Pace
 from weft.store.etcd.process import EtcdMember
 
 pytestmark = [
@@ -55,6 +57,16 @@ def test_a_member_outlives_who_started_it_and_is_found_again(tmp_path: Path) -> 
         await again.restart()
         await again.ready()
         assert again._process.pid != before
+        before = again._process.pid
+        await again.close()
+        slow = msgspec.structs.replace(member.settings, pace=Pace(2.5))
+        again = cluster.members["m1"] = EtcdMember(slow)
+        await again.start()
+        await again.ready()
+        assert again._process is not None
+        assert again._process.pid != before, "it is started anew for another pace"
+        flags = Path(f"/proc/{again._process.pid}/cmdline").read_text().split("\0")
+        assert {"--heartbeat-interval=250", "--election-timeout=2500"} <= set(flags)
         assert again.has_data
         assert len((await cluster.store("m1")).state.tables) == len(KINDS)
         for path, mode in (

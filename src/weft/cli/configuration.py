@@ -19,6 +19,7 @@ an unknown key is an error:
     metrics-cacert = "/etc/weft/metrics/ca.pem"
     metrics-cert = "/etc/weft/metrics/cert.pem"
     metrics-key = "/etc/weft/metrics/key.pem"
+    etcd-election-timeout = "5s"
     store = "etcd://192.0.2.21:2379,192.0.2.22:2379"
     store-cacert = "/etc/weft/store/ca.pem"
     store-cert = "/etc/weft/store/cert.pem"
@@ -38,6 +39,7 @@ from weft.errors import InvalidArgument
 from weft.model.generic import GenericResource, resources_from
 from weft.model.numbers import decimal
 from weft.model.registry import RegistrySettings
+from weft.store.etcd.base import Pace
 from weft.store.etcd.external import ExternalEtcd
 from weft.store.etcd.rows import PREFIX
 from weft.system.tls_files import TlsFiles
@@ -62,6 +64,7 @@ DEFAULTS: dict[str, object] = {
     "registry-mirrors": [],
     "metrics-address": "",
     **dict.fromkeys(METRICS_FILES, ""),
+    "etcd-election-timeout": "1s",
     "store": "",
     "store-prefix": PREFIX,
     **dict.fromkeys(STORE_FILES, ""),
@@ -74,6 +77,7 @@ TLS_PORT, STORE_PORT, METRICS_PORT = 2376, 2379, 9323
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 TYPES: dict[type, str] = {str: "a string", bool: "true or false", list: "a list of strings"}
 _REGISTRY = re.compile(r"[A-Za-z0-9.-]+(:\d{1,5})?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
+_DURATION = re.compile(r"([0-9]{1,6})(ms|s)")
 _MIRROR_PATH = re.compile(r"[A-Za-z0-9._/-]*")
 
 Values = Mapping[str, object]
@@ -138,6 +142,7 @@ def make_options(given: Values) -> DaemonOptions:
         tcp=tuple(_tcp(h) for h in hosts if not h.startswith("unix://")),
         tls=_tls(values, next((h for h in hosts if h.startswith("tcp://")), "")),
         metrics=_metrics(values),
+        pace=_pace(values),
         store=_store(values),
         registries=_registries(values),
     )
@@ -260,9 +265,22 @@ def _store(values: Values) -> ExternalEtcd | None:
     endpoints = tuple(
         f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in found
     )
-    store = ExternalEtcd(endpoints=endpoints, files=files, prefix=prefix)
+    store = ExternalEtcd(endpoints=endpoints, files=files, prefix=prefix, pace=_pace(values))
     store.context()
     return store
+
+
+def _pace(values: Values) -> Pace:
+    """etcd itself takes 50 s at most; below a second its leases are longer than an election."""
+    text = _text(values, "etcd-election-timeout")
+    found = _DURATION.fullmatch(text)
+    seconds = int(found[1]) / (1000 if found[2] == "ms" else 1) if found else 0
+    if not 1 <= seconds <= 50:
+        raise InvalidArgument(
+            f"cannot use etcd-election-timeout {text!r}: it must be a time from 1s to 50s, such as"
+            ' "5s" or "2500ms"'
+        )
+    return Pace(seconds)
 
 
 def _tcp(text: str) -> TcpHost:

@@ -60,6 +60,11 @@ from weft.system.service_manager import ServiceManager
     metavar="URL",
     help="Keep the swarm's state in an etcd that you run: etcd://HOST:PORT,HOST:PORT.",
 )
+@click.option(
+    "--etcd-election-timeout",
+    metavar="TIME",
+    help="Of this host's etcd: longer on slow hosts and between distant ones.  [1s]",
+)
 @click.option("--store-prefix", metavar="PREFIX", help="Of its keys there.  [/weft/]")
 @click.option(
     "--store-cacert", metavar="FILE", help="The CA that signed the certificates of etcd's members."

@@ -17,6 +17,7 @@ from weft.session.base import Connect, Echo
 from weft.session.client import Connector
 from weft.session.identity import CredentialSource
 from weft.session.tls import IsRevoked
+from weft.store.etcd.base import USUAL, Pace
 from weft.store.etcd.external import ExternalEtcd
 
 
@@ -48,6 +49,8 @@ class NodeEnvironment:
     facts: Callable[[NodeId, IPv4Address], NodeFacts]
     own_ports: OwnPorts = field(default_factory=lambda: NO_PORTS)
     """Ports on which this host listens, in or out of a swarm."""
+    pace: Pace = USUAL
+    """Of this host's etcd member, while it is one of several managers."""
     external_etcd: ExternalEtcd | None = None
     """Set if the swarm's state is to be in an external etcd and not on the managers' hosts."""
 

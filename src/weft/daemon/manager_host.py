@@ -13,6 +13,7 @@ from weft.errors import OperationFailed
 from weft.linux import host
 from weft.session.identity import CredentialSource, Member
 from weft.session.tls import IsRevoked, none_known
+from weft.store.etcd.base import USUAL, Pace
 from weft.store.etcd.external import ExternalEtcd
 from weft.store.etcd.process import EtcdMember, MemberSettings
 from weft.store.kept import KeptState
@@ -39,6 +40,8 @@ class ManagerHost:
     """The keys that seal secrets."""
     is_revoked: IsRevoked = none_known
     """Whether a manager's certificate was revoked, as this node knows."""
+    pace: Pace = USUAL
+    """Of this host's etcd member."""
     external_etcd: ExternalEtcd | None = None
     """Set if managers have their store in an external etcd and not on their own hosts."""
 
@@ -61,6 +64,7 @@ class ManagerHost:
             listen=listen,
             swarm=self.data,
             run=self.run / "etcd",
+            pace=self.pace,
         )
 
     @property

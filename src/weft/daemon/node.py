@@ -61,6 +61,8 @@ from weft.runtime.image_exchange import StoreExchange
 from weft.runtime.images import ImageStore
 from weft.runtime.inside import ConmonInside
 from weft.runtime.volumes import LocalVolumes
+from weft.store.etcd.base import USUAL as USUAL_PACE
+from weft.store.etcd.base import Pace
 from weft.store.etcd.external import ExternalEtcd
 from weft.system import core_dumps
 from weft.system import journal as logs
@@ -121,6 +123,8 @@ class DaemonOptions:
     tls: TlsFiles | None = None
     """Keys and certificates for `tcp`; without them there is no API on TCP."""
     metrics: MetricsAddress | None = None
+    pace: Pace = USUAL_PACE
+    """How slow etcd may be."""
     store: ExternalEtcd | None = None
     """The external etcd, if any."""
     registries: RegistrySettings = USUAL
@@ -153,6 +157,7 @@ class WeftNode:
                 open_echo=ping.EchoSocket,
             ),
             own_ports=_own_ports(options),
+            pace=options.pace,
             external_etcd=options.store,
         )
         info = msgspec.structs.replace(

@@ -107,6 +107,7 @@ class SwarmNode:
             own_ports=environment.own_ports,
             files=files,
             sealing_keys=sealing_keys,
+            pace=environment.pace,
             external_etcd=environment.external_etcd,
             is_revoked=self._is_revoked,
         )

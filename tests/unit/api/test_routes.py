@@ -7,7 +7,17 @@ from weft.api.routes import ROUTES, is_shared
 
 OF_THE_SWARM = {
     f"weft.api.{name}"
-    for name in ("captures", "data", "keys", "networks", "nodes", "service_logs", "services", "swarm", "tasks")
+    for name in (
+        "captures",
+        "data",
+        "keys",
+        "networks",
+        "nodes",
+        "service_logs",
+        "services",
+        "swarm",
+        "tasks",
+    )
 }
 
 

@@ -128,6 +128,21 @@ def test_hosts_that_are_none(pems: dict[str, object], host: str) -> None:
         make_options({**pems, "hosts": [host]})
 
 
+@pytest.mark.parametrize(("text", "seconds"), [("1s", 1), ("2500ms", 2.5), ("50s", 50)])
+def test_etcds_election_timeout(text: str, seconds: float) -> None:
+    given = {"etcd-election-timeout": text, "store": "etcd://127.0.0.1"}
+    options = make_options(given)
+    assert options.pace.election == seconds
+    assert options.store is not None
+    assert options.store.pace == options.pace, "the daemon's own deadlines, for an etcd elsewhere"
+
+
+@pytest.mark.parametrize("text", ["", "0", "5", "999ms", "51s", "1m", "-1s", "1.5s", "٣s"])
+def test_election_timeouts_that_are_none(text: str) -> None:
+    with pytest.raises(InvalidArgument, match="it must be a time from 1s to 50s"):
+        make_options({"etcd-election-timeout": text})
+
+
 def test_generic_resources_of_the_node() -> None:
     options = make_options({"node-generic-resources": ["GPU=a", "GPU=b", "licences=3"]})
     assert [(r.kind, r.name, r.amount) for r in options.generic] == [

@@ -4,9 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 
+import pytest
+
 from tests.support import virtual_time
 from weft.model.ids import NodeId
 from weft.model.leadership_status import LeadershipStatus
+from weft.store.etcd.base import USUAL, Pace
 from weft.store.etcd.fake import ELECTION, FakeEtcd
 from weft.store.etcd.leadership import LEASE, STAY_OUT, EtcdLeadership
 
@@ -15,14 +18,18 @@ Managers = dict[str, EtcdLeadership]
 
 
 def run(
-    main: Callable[[FakeEtcd, Managers], Awaitable[None]], names: Sequence[str] = NAMES
+    main: Callable[[FakeEtcd, Managers], Awaitable[None]],
+    names: Sequence[str] = NAMES,
+    pace: Pace = USUAL,
 ) -> None:
     async def body() -> None:
         etcd = FakeEtcd(names)
         async with AsyncExitStack() as stack:
             managers: Managers = {}
             for name in names:
-                managers[name] = EtcdLeadership(etcd.client(name), NodeId(name))
+                client = etcd.client(name)
+                client.pace = pace
+                managers[name] = EtcdLeadership(client, NodeId(name))
                 stack.push_async_callback(managers[name].close)
                 await until(managers, lambda: managers["m1"].leadership_status.leader == "m1")
             await until(
@@ -90,6 +97,38 @@ def test_a_leader_that_closes_is_replaced_at_once_and_one_that_dies_within_its_l
         assert all(m.leadership_status.present == set(alive) for m in alive.values())
 
     run(main)
+
+
+@pytest.mark.parametrize(("pace", "changes"), [(USUAL, True), (Pace(5.0), False)])
+def test_members_that_answer_slowly_keep_their_leader_at_a_pace_that_is_slow_enough(
+    pace: Pace, changes: bool
+) -> None:
+    """No election cascades: all of a manager's deadlines grow with etcd's."""
+
+    async def main(etcd: FakeEtcd, managers: Managers) -> None:
+        for name in NAMES:
+            etcd.slow(name, 1.5)
+        seen = set[str | None]()
+        for _ in range(3000):
+            await asyncio.sleep(0.1)
+            seen |= leaders(managers)
+        assert (seen != {"m1"}) == changes
+        for name in NAMES:
+            etcd.slow(name)
+        await until(managers, lambda: len(leaders(managers)) == 1 and None not in leaders(managers))
+
+    run(main, pace=pace)
+
+
+def test_a_leader_that_dies_at_a_slow_pace_is_replaced_within_its_longer_lease() -> None:
+    async def main(etcd: FakeEtcd, managers: Managers) -> None:
+        dead = managers.pop("m1")
+        for task in dead._tasks:
+            task.cancel()
+        took = await until(managers, lambda: leaders(managers) <= {"m2", "m3"}, 5 * LEASE + 1)
+        assert LEASE < took <= 5 * LEASE + 0.1
+
+    run(main, pace=Pace(5.0))
 
 
 def test_when_the_leaders_member_goes_another_leads_soon_after_etcds_own_election() -> None:

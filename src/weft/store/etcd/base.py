@@ -121,10 +121,29 @@ class MemberStatus(msgspec.Struct, frozen=True):
     """Some member, not necessarily this one, has raised the alarm NOSPACE."""
 
 
+class Pace(msgspec.Struct, frozen=True):
+    """How slow etcd may be. The store's other deadlines keep their proportion to the election
+    timeout: on slow hosts, or between distant ones, all of them must be longer, or managers take
+    each other for lost as soon as etcd does not any more."""
+
+    election: float = 1.0
+    """Seconds without a word of etcd's leader after which another is elected."""
+
+    def of(self, seconds: float) -> float:
+        """`seconds`: the deadline where the election timeout is one second."""
+        return seconds * self.election
+
+
+USUAL = Pace()
+
+
 class Kv(Protocol):
     """Every call has a timeout. Every call raises `Unavailable` without an answer or without quorum
     (`NO_MAJORITY`); the operation may then have happened, or may happen later. Other refusals raise
     `OperationFailed`, `NotFound` or `FailedPrecondition`."""
+
+    @property
+    def pace(self) -> Pace: ...
 
     async def range(
         self,

@@ -30,6 +30,7 @@ from weft.store.etcd import wire
 from weft.store.etcd.base import (
     FULL,
     NO_MAJORITY,
+    USUAL,
     Answer,
     Batch,
     Compacted,
@@ -37,9 +38,11 @@ from weft.store.etcd.base import (
     Member,
     MemberStatus,
     Operation,
+    Pace,
     Range,
 )
 
+# In proportion to the election timeout (`base.Pace`).
 CONNECT = 3.0
 CALL = 6.0
 """Seconds. After the loss of its leader, a cluster needs two for an election."""
@@ -47,7 +50,6 @@ HOUSEKEEPING = 300.0
 """Seconds for calls that go through a member's whole database."""
 NO_SPACE = "NOSPACE"
 _FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
-_ENDLESS = aiohttp.ClientTimeout(total=None, connect=CONNECT)
 _IN_PARTS = 1 << 16
 _RATE = 1e6
 """Bytes per second that a busy member accepts: a large transaction gets more time."""
@@ -103,24 +105,30 @@ T = TypeVar("T")
 class GatewayClient:
     """Create it inside a running event loop."""
 
-    def __init__(self, http: aiohttp.ClientSession, endpoints: Sequence[str]) -> None:
-        self._http = http
+    def __init__(
+        self, http: aiohttp.ClientSession, endpoints: Sequence[str], pace: Pace = USUAL
+    ) -> None:
+        self._http, self.pace = http, pace
         self._endpoints = list(endpoints)
         self._is_silent = False
+        self._endless = aiohttp.ClientTimeout(total=None, connect=pace.of(CONNECT))
 
     @classmethod
-    def local(cls, socket: Path) -> "GatewayClient":
+    def local(cls, socket: Path, pace: Pace = USUAL) -> "GatewayClient":
         connector = aiohttp.UnixConnector(str(socket), limit=0)
-        return cls(_session(connector), ["http://localhost"])
+        return cls(_session(connector), ["http://localhost"], pace)
 
     @classmethod
-    def remote(cls, endpoints: Sequence[str], context: ssl.SSLContext | None) -> "GatewayClient":
+    def remote(
+        cls, endpoints: Sequence[str], context: ssl.SSLContext | None, pace: Pace = USUAL
+    ) -> "GatewayClient":
         """`endpoints` are `host:port`. `context` has the client's certificate; None speaks plain
         HTTP."""
         connector = aiohttp.TCPConnector(limit=0, ssl=context if context is not None else True)
         return cls(
             _session(connector),
             [f"{'https' if context else 'http'}://{each}" for each in endpoints],
+            pace,
         )
 
     def first_answer(self) -> Coroutine[Any, Any, None]:
@@ -134,11 +142,11 @@ class GatewayClient:
         while self._is_silent:
             try:
                 async with self._http.post(
-                    f"{self._endpoints[0]}/v3/maintenance/status", data=b"{}", timeout=_ENDLESS
+                    f"{self._endpoints[0]}/v3/maintenance/status", data=b"{}", timeout=self._endless
                 ):
                     self._is_silent = False
             except _FAILURES:
-                await asyncio.sleep(CONNECT)
+                await asyncio.sleep(self.pace.of(CONNECT))
 
     async def range(
         self,
@@ -182,7 +190,7 @@ class GatewayClient:
             {"create_request": wire.key_range(key, end) | {"start_revision": str(revision)}}
         )
         try:
-            async with await self._post("watch", asked, timeout=_ENDLESS) as response:
+            async with await self._post("watch", asked, timeout=self._endless) as response:
                 async for line in _lines(response.content):
                     yield _batch(line)
         except _FAILURES as error:
@@ -270,7 +278,8 @@ class GatewayClient:
             raise OperationFailed(
                 f"cannot write {len(body)} bytes to the store at once: {_LARGEST} is the most"
             )
-        timeout = aiohttp.ClientTimeout(total=patience + len(body) / _RATE, connect=CONNECT)
+        total, connect = self.pace.of(patience) + len(body) / _RATE, self.pace.of(CONNECT)
+        timeout = aiohttp.ClientTimeout(total=total, connect=connect)
         try:
             async with await self._post(path, body, headers=headers, timeout=timeout) as response:
                 said = await response.read()

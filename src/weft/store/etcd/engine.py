@@ -39,6 +39,7 @@ from weft.system.tally import Histogram
 
 log = logging.getLogger(__name__)
 
+# All in proportion to the election timeout (`base.Pace`).
 _CHECK_EVERY = 1.0
 _CHECK = 2.0
 """Seconds. A read that a quorum confirms takes no longer, unless the member is very busy."""
@@ -123,7 +124,7 @@ class EtcdStore:
         store = cls(kv, clock, keys, schema, loaded, cluster)
         with suppress(WeftError, TimeoutError):
             await store._confirm()
-            async with asyncio.timeout(_CHECK):
+            async with asyncio.timeout(kv.pace.of(_CHECK)):
                 await store._heard.wait()
         return store
 
@@ -222,7 +223,7 @@ class EtcdStore:
         reached = asyncio.get_running_loop().create_future()
         self._waiting.append((revision, reached))
         try:
-            async with asyncio.timeout(_CATCH_UP):
+            async with asyncio.timeout(self._kv.pace.of(_CATCH_UP)):
                 await reached
         except TimeoutError:
             raise Unavailable(NO_MAJORITY) from None
@@ -342,11 +343,11 @@ class EtcdStore:
             try:
                 await self._confirm()
             except _Slow:
-                if self._now() - self._sign > _SILENCE:
+                if self._now() - self._sign > self._kv.pace.of(_SILENCE):
                     self._lose_majority("no answer")
             except WeftError as error:
                 self._lose_majority(str(error))
-            await asyncio.sleep(_CHECK_EVERY)
+            await asyncio.sleep(self._kv.pace.of(_CHECK_EVERY))
 
     def _lose_majority(self, cause: str) -> None:
         if self._has_majority:
@@ -357,7 +358,7 @@ class EtcdStore:
         """Confirms that there is a quorum, and that this store has seen what the quorum knows.
         Restarts a watch that should have brought it by now."""
         try:
-            async with asyncio.timeout(_CHECK):
+            async with asyncio.timeout(self._kv.pace.of(_CHECK)):
                 found = await self._kv.range(self._keys.last)
         except TimeoutError:
             raise _Slow(NO_MAJORITY) from None

@@ -16,7 +16,7 @@ from weft.model.ids import ClusterId
 from weft.model.meta import Nanoseconds
 from weft.model.state import ClusterState
 from weft.store.etcd import migrate
-from weft.store.etcd.base import Compare, Delete, Kv, after
+from weft.store.etcd.base import USUAL, Compare, Delete, Kv, Pace, after
 from weft.store.etcd.client import GatewayClient
 from weft.store.etcd.engine import EtcdStore
 from weft.store.etcd.rows import PREFIX
@@ -41,6 +41,7 @@ class ExternalEtcd:
     """The managers' certificate and key, by which etcd knows them. None means plain HTTP."""
     prefix: str = PREFIX
     """The prefix of all keys; begins and ends with a slash."""
+    pace: Pace = USUAL
 
     def __str__(self) -> str:
         return f"etcd://{','.join(self.endpoints)}{self.prefix}"
@@ -55,7 +56,7 @@ class ExternalEtcd:
         )
 
     def client(self) -> GatewayClient:
-        return GatewayClient.remote(self.endpoints, self.context())
+        return GatewayClient.remote(self.endpoints, self.context(), self.pace)
 
     async def begin(self, clock: Callable[[], Nanoseconds]) -> EtcdStore:
         """Creates a store without a swarm. Raises `FailedPrecondition` if there is a swarm."""

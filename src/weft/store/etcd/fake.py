@@ -25,6 +25,7 @@ from weft.errors import FailedPrecondition, NotFound, OperationFailed, Unavailab
 from weft.store.etcd.base import (
     FULL,
     NO_MAJORITY,
+    USUAL,
     Answer,
     Batch,
     Compacted,
@@ -235,6 +236,8 @@ class FakeEtcd:
 
 class FakeClient:
     """`Kv` at one member."""
+
+    pace = USUAL
 
     def __init__(self, etcd: FakeEtcd, member: FakeMember) -> None:
         self._etcd, self._member = etcd, member

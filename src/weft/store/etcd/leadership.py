@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from contextlib import aclosing, suppress
+from math import ceil
 from typing import Any
 
 from weft.errors import NotFound, WeftError
@@ -25,6 +26,7 @@ from weft.store.etcd.rows import PREFIX, Keys
 
 log = logging.getLogger(__name__)
 
+# All in proportion to the election timeout (`base.Pace`).
 LEASE = 2
 """Seconds; with an election timeout of one second, etcd grants no shorter lease."""
 BEAT = 0.5
@@ -48,6 +50,7 @@ class EtcdLeadership:
             Keys(prefix),
             beside_member,
         )
+        self._of = kv.pace.of
         self._leader: KeyValue | None = None
         self._present: dict[str, str] = {}
         self._lease = 0
@@ -74,10 +77,10 @@ class EtcdLeadership:
 
     async def resign(self) -> None:
         """Raises nothing: a key that cannot be deleted now ends with the lease."""
-        self._out_until = self._now() + STAY_OUT
+        self._out_until = self._now() + self._of(STAY_OUT)
         if self._leads_here():
             with suppress(WeftError, TimeoutError):
-                async with asyncio.timeout(_ANSWER):
+                async with asyncio.timeout(self._of(_ANSWER)):
                     await self._kv.txn(
                         [Compare(self._keys.leader, self._held)], [Delete(self._keys.leader)]
                     )
@@ -91,7 +94,7 @@ class EtcdLeadership:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._lease:
             with suppress(WeftError, TimeoutError):
-                async with asyncio.timeout(_ANSWER):
+                async with asyncio.timeout(self._of(_ANSWER)):
                     await self._kv.revoke(self._lease)
 
     # --- presence
@@ -108,13 +111,13 @@ class EtcdLeadership:
             except (WeftError, TimeoutError) as error:
                 log.debug("leadership.unreachable cause=%s", error)
             self._publish()
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(self._of(_PAUSE))
 
     async def _register(self) -> None:
         """Registers this manager, under its present lease if there is one, else under a new one."""
         if not self._lease:
-            async with asyncio.timeout(_ANSWER):
-                lease = await self._kv.grant(LEASE)
+            async with asyncio.timeout(self._of(_ANSWER)):
+                lease = await self._kv.grant(ceil(self._of(LEASE)))
                 member = (await self._kv.status()).member if self._beside_member else 0
                 await self._kv.txn(
                     [], [Write(f"{self._keys.managers}{self._node}", b"%d" % member, lease)]
@@ -126,19 +129,21 @@ class EtcdLeadership:
         await self._campaign()
         self._publish()
         with suppress(TimeoutError):
-            async with asyncio.timeout(BEAT):
+            async with asyncio.timeout(self._of(BEAT)):
                 await self._nudge.wait()
         self._nudge.clear()
         await self._live_on()
 
     async def _live_on(self) -> None:
-        async with asyncio.timeout(_ANSWER):
+        async with asyncio.timeout(self._of(_ANSWER)):
             begun = self._now()
             await self._kv.keep_alive(self._lease)
             self._is_alive = True
             if self._deadline is not None:
                 self._deadline.cancel()
-            self._deadline = asyncio.get_running_loop().call_at(begun + LEASE, self._expire)
+            self._deadline = asyncio.get_running_loop().call_at(
+                begun + self._of(LEASE), self._expire
+            )
             leader = (await self._kv.status()).leader if self._beside_member else 0
         if leader not in (0, self._raft_leader):
             if self._leader is not None and self._present.get(self._leader.value.decode()) == str(
@@ -157,7 +162,7 @@ class EtcdLeadership:
         if self._now() < self._out_until or not self._vacant():
             return
         seen = self._leader.mod_revision if self._leader else 0
-        async with asyncio.timeout(_ANSWER):
+        async with asyncio.timeout(self._of(_ANSWER)):
             own = Write(self._keys.leader, self._node.encode(), self._lease)
             answer = await self._kv.txn([Compare(self._keys.leader, seen)], [own])
         if answer.succeeded:
@@ -185,7 +190,7 @@ class EtcdLeadership:
         while True:
             with suppress(WeftError):
                 await self._follow_once()
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(self._of(_PAUSE))
 
     async def _follow_once(self) -> None:
         """Runs until the watch breaks. Keys before `leader` and after `managers/` belong to other
