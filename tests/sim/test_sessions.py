@@ -500,6 +500,27 @@ def test_a_node_that_gets_no_place_is_told_why(monkeypatch: pytest.MonkeyPatch) 
     asyncio.run(main())
 
 
+def test_a_manager_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1024):
+            pass
+        writer.close()
+
+    async def main() -> None:
+        silent = await asyncio.start_server(nothing, "127.0.0.1", 0)
+        host, port = silent.sockets[0].getsockname()
+        async with silent, listening() as (manager, address):
+            mine = credential_source(credentials(manager.root, "w1", "worker"))
+            managers = [f"{host}:{port}", address]
+            monkeypatch.setattr("weft.session.attachments.EACH", 0.5)
+            with pytest.raises(Unavailable, match=f"{host}:{port}: no answer within 0.5 s"):
+                await AttachmentClient(mine, lambda: managers[:1])(PLACE)
+            monkeypatch.setattr("weft.session.attachments.EACH", 4.0)
+            assert (await AttachmentClient(mine, lambda: managers)(PLACE)).network == "w1"
+
+    asyncio.run(main())
+
+
 def test_managers_are_asked_for_their_epoch() -> None:
     async def main() -> None:
         async with listening() as (manager, address):

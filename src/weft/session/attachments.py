@@ -14,6 +14,9 @@ from weft.session.identity import CredentialSource
 PATH = "/v1/attachments"
 PATIENCE = 20.0
 """Seconds that all managers together may take, as in Docker Swarm."""
+EACH = 8.0
+"""Seconds that one of them may take: one that is stopped accepts connections and says nothing. The
+next one is asked the same, which changes nothing if the first one has granted it."""
 REFUSALS: Mapping[int, type[WeftError]] = {**ERRORS, 404: NotFound, 409: Conflict}
 UNKNOWN_PATH = "404: Not Found"
 """How a manager answers that does not know the request."""
@@ -50,11 +53,14 @@ class AttachmentClient:
     async def _ask(self, body: bytes, causes: list[str]) -> AttachmentGrant:
         for address in self._managers():
             try:
-                answer = await post(address, PATH, self._contexts.current(), body, REFUSALS)
+                async with asyncio.timeout(EACH):
+                    answer = await post(address, PATH, self._contexts.current(), body, REFUSALS)
             except NotFound as error:
                 if str(error) != UNKNOWN_PATH:
                     raise
                 causes.append(f"{address}: its daemon is too old")
+            except TimeoutError:
+                causes.append(f"{address}: no answer within {EACH:g} s")
             except (*FAILURES, Unavailable) as error:
                 causes.append(f"{address}: {cause_of(error)}")
             else:
