@@ -111,3 +111,35 @@ def test_tables_that_the_documentation_has_administrators_make_are_theirs() -> N
     ]
     assert tables
     assert not [name for name in tables if owns_table(name)]
+
+
+STARTED = {
+    "conmon": ("--sync", "--bundle", "{data}/containers/ab", "--full-attach"),
+    "etcd": ("--name=n", "--data-dir={data}/swarm/etcd"),
+    "python3": ("-P", "-m", "weft.linux.esp.process", "{run}/esp.sock", "{data}/esp"),
+}
+"""The arguments of the programs that a daemon starts, by the name of the program."""
+OTHERS = {
+    "conmon": ("--bundle", "/var/lib/containers/x", "--log", "{data}/containers/ab"),
+    "etcd": ("--data-dir=/var/lib/etcd", "--config={data}/swarm/etcd"),
+    "python3": ("backup.py", "{data}/volumes", "{run}/esp.log"),
+    "tar": ("--bundle", "{data}/containers/ab", "--data-dir={data}/swarm/etcd"),
+}
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "ours"),
+    [*((*pair, True) for pair in STARTED.items()), *((*pair, False) for pair in OTHERS.items())],
+)
+def test_only_processes_that_the_daemon_has_started_are_ended(
+    tmp_path: Path, program: str, arguments: tuple[str, ...], ours: bool
+) -> None:
+    data, run = tmp_path / "data.root", tmp_path / "run"
+    for gone in ("", " (deleted)"):
+        process = tmp_path / f"process{gone}"
+        process.mkdir()
+        (process / "exe").symlink_to(f"/usr/bin/{program}{gone}")
+        words = [word.format(data=data, run=run) for word in (program, *arguments)]
+        (process / "cmdline").write_bytes(b"".join(f"{word}\0".encode() for word in words))
+        said = shell(f'DATA="{data}" RUN="{run}"; if is_ours "{process}"; then echo yes; fi')
+        assert said == ("yes\n" if ours else "")
