@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import FrameType
@@ -33,11 +33,9 @@ from weft.model.capture import (
     NodeGone,
     NodePackets,
 )
-from weft.model.meta import SECOND, Nanoseconds
+from weft.model.meta import Nanoseconds
 
-MARGIN = SECOND // 2
-"""A node hands packets over 0.1 s after it has seen them; the rest is for a busy host."""
-LINGER = 3.0
+LINGER = 30.0
 """Seconds that an interrupted capture waits for what nodes have seen."""
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
 
@@ -84,15 +82,15 @@ class Session:
         self._dropped: Counter[str] = Counter()
         self._taken = 0
         self._latest = 0
-        self._told: dict[str, Nanoseconds] = {}
-        """Up to which time each node has told what it has seen, by the manager's clock."""
+        self._nodes: set[str] = set()
+        """Those that tell what they see."""
         self._end: Nanoseconds | None = None
         """When the user interrupted."""
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         """Ends the capture when the nodes have told what they had seen; the second time, at
         once."""
-        if self._end is not None or not self._told:
+        if self._end is not None or not self._nodes:
             raise KeyboardInterrupt
         self._end = time.time_ns()
         signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -117,27 +115,27 @@ class Session:
             case CaptureNames(names):
                 self._output.names(names)
             case NodeGone(node, cause):
-                self._told.pop(node, None)
+                self._nodes.discard(node)
+                self._order.forget(node)
                 click.echo(f"weft: {node}: no more packets: {cause}", err=True)
             case CaptureFailed(cause):
                 raise OperationFailed(cause)
-            case NodePackets(node, ahead, frame):
+            case NodePackets(node, _, frame):
                 for _, name in frame.opened:
                     click.echo(f"weft: watching {node}/{name}", err=True)
                 for text in frame.failed:
                     click.echo(f"weft: {node}: cannot watch {text}", err=True)
-                self._told[node] = frame.now - ahead
+                self._nodes.add(node)
                 goes_on = self._write(self._order.add(event))
                 for number, lost in frame.dropped:
-                    self._dropped[f"{node}/{self._order.name(node, number)}"] += lost
+                    self._dropped[self._order.place(node, number)] += lost
                 return goes_on and not self._is_over()
         return True
 
     def _is_over(self) -> bool:
-        end = self._end
-        return end is not None and all(told > end + MARGIN for told in self._told.values())
+        return self._end is not None and self._order.has_told(self._end)
 
-    def _write(self, packets: Iterator[Packet]) -> bool:
+    def _write(self, packets: Sequence[Packet]) -> bool:
         """False if these were enough."""
         for packet in packets:
             if self._left == 0:

@@ -84,8 +84,9 @@ class Capture:
         opened, self._opened = self._opened, []
         failed, self._unsaid = self._unsaid, []
         lost = [(number, tap.dropped()) for number, tap, _ in self._taps.values()]
+        idle = self._queue.is_empty and all(tap.is_waiting for _, tap, _ in self._taps.values())
         return CaptureFrame(
-            now=self._clock(), opened=tuple(opened), packets=tuple(packets),
+            now=self._clock(), caught_up=idle, opened=tuple(opened), packets=tuple(packets),
             dropped=tuple(each for each in lost if each[1]), failed=tuple(failed),
         )  # fmt: skip
 

@@ -94,6 +94,11 @@ class PacketTap(Protocol):
         interface is gone or down."""
         ...
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is nothing to read now."""
+        ...
+
     def dropped(self) -> int:
         """The packets that were lost since the last call, because `read` came too late."""
         ...

@@ -80,10 +80,8 @@ class PacketRing:
         """Records (`model/capture.py`) of at least one packet. Raises `OperationFailed` if the
         interface is gone."""
         while True:
-            at = self._next * BLOCK
-            (status,) = _BLOCK_STATUS.unpack_from(self._memory, at + _STATUS_AT)
-            if status & TP_STATUS_USER:
-                taken = self._take(at)
+            if not self.is_waiting:
+                taken = self._take(self._next * BLOCK)
                 self._next = (self._next + 1) % self._blocks
                 if taken:
                     return taken
@@ -91,6 +89,12 @@ class PacketRing:
             self._check()
             self._ready.clear()
             await self._ready.wait()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the kernel has handed over no block that was not read."""
+        (status,) = _BLOCK_STATUS.unpack_from(self._memory, self._next * BLOCK + _STATUS_AT)
+        return not status & TP_STATUS_USER
 
     def dropped(self) -> int:
         """Packets that were lost since the last call."""

@@ -46,6 +46,9 @@ class CaptureFrame(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     now: Nanoseconds
     """The node's clock when the frame was made."""
+    caught_up: bool = False
+    """All packets that the node has seen were told, in this frame or before, except those of the
+    last 0.1 s."""
     opened: tuple[tuple[int, str], ...] = ()
     """Interfaces from which packets come from now on: a number and a name, `webapp.1/eth0`."""
     packets: tuple[tuple[int, bytes], ...] = ()
@@ -94,19 +97,19 @@ class Record(NamedTuple):
     time: Nanoseconds
     length: int
     """Bytes on the wire."""
-    sent: bool
+    sent: int
     data: bytes
 
 
 def records(data: bytes) -> Iterator[Record]:
     """Raises `InvalidArgument` if the data ends within a record."""
-    at = 0
-    while at < len(data):
-        if at + HEADER.size > len(data):
+    at, end, size, unpack = 0, len(data), HEADER.size, HEADER.unpack_from
+    while at < end:
+        if at + size > end:
             raise InvalidArgument("a capture's data ends within a record")
-        time, length, kept, sent = HEADER.unpack_from(data, at)
-        at += HEADER.size
-        if kept > len(data) - at:
+        time, length, kept, sent = unpack(data, at)
+        start = at + size
+        at = start + kept
+        if at > end:
             raise InvalidArgument("a capture's data ends within a record")
-        yield Record(time, length, bool(sent), data[at : at + kept])
-        at += kept
+        yield Record(time, length, sent, data[start:at])

@@ -67,6 +67,11 @@ class BoundedQueue(Generic[T]):
         self._admit()
         return items
 
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is queued, and no producer waits."""
+        return not self._items and not self._line
+
     def close(self) -> None:
         """The producers give nothing more."""
         self._closed = True

@@ -28,6 +28,10 @@ class Tap:
             raise OperationFailed("the interface is gone")
         return data
 
+    @property
+    def is_waiting(self) -> bool:
+        return self.packets.empty()
+
     def dropped(self) -> int:
         lost, self.lost = self.lost, 0
         return lost

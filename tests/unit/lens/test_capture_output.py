@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from weft.errors import InvalidArgument
 from weft.lens.capture.filters import compiled
 from weft.lens.capture.lines import described, line
-from weft.lens.capture.order import PATIENCE, Order, Packet
+from weft.lens.capture.order import LONGEST, PATIENCE, Order, Packet
 from weft.lens.capture.pcapng import Writer
 from weft.model.capture import HEADER, CaptureFrame, NodePackets, Record, records
 
@@ -28,11 +28,12 @@ def record(time: int, data: bytes = b"x" * 60, sent: bool = False) -> bytes:
     return HEADER.pack(time, len(data), len(data), sent) + data
 
 
-def told(node: str, now: int, *times: int, ahead: int = 0) -> NodePackets:
+def told(node: str, now: int, *times: int, ahead: int = 0, caught_up: bool = True) -> NodePackets:
     data = b"".join(record(time) for time in times)
-    return NodePackets(
-        node, ahead, CaptureFrame(now=now, opened=((0, "vxlan0"),), packets=((0, data),))
+    frame = CaptureFrame(
+        now=now, caught_up=caught_up, opened=((0, "vxlan0"),), packets=((0, data),)
     )
+    return NodePackets(node, ahead, frame)
 
 
 def ipv4(protocol: int, inner: bytes, fragment: int = 0) -> bytes:
@@ -52,7 +53,7 @@ def tcp(flags: int) -> bytes:
 
 def test_records_are_what_was_written() -> None:
     data = record(1, b"ab") + record(2, b"", sent=True)
-    assert list(records(data)) == [Record(1, 2, False, b"ab"), Record(2, 0, True, b"")]
+    assert list(records(data)) == [Record(1, 2, 0, b"ab"), Record(2, 0, 1, b"")]
 
 
 @given(st.binary(max_size=60))
@@ -74,14 +75,27 @@ def test_packets_come_in_the_order_of_their_times() -> None:
         told("n2", START + 50, START + 20, START + 40),
     )
     assert [packet for each in given for packet in order.add(each)] == []
-    assert [packet.node for packet in order.rest()] == ["n1", "n2", "n1", "n2"]
+    assert [packet.place[:2] for packet in order.rest()] == ["n1", "n2", "n1", "n2"]
 
 
 def test_a_packet_waits_only_until_nothing_earlier_can_come() -> None:
     order = Order()
-    assert list(order.add(told("n1", START, START))) == []
-    later = list(order.add(told("n2", START + PATIENCE + 1)))
+    assert list(order.add(told("n1", START + 1, START))) == []
+    assert list(order.add(told("n2", START + PATIENCE + 1))) == []
+    later = order.add(told("n1", START + PATIENCE + 1))
     assert [packet.time for packet in later] == [START]
+
+
+def test_a_node_that_has_more_to_tell_is_waited_for_but_not_for_ever() -> None:
+    order = Order()
+    later = START + LONGEST
+    order.add(told("n1", START, START))
+    order.add(told("n2", later - 1, START + 1, caught_up=False))
+    assert not order.has_told(START)
+    assert order.add(told("n1", later - 1)) == []
+    assert [packet.time for packet in order.add(told("n1", later))] == [START]
+    order.forget("n2")
+    assert order.has_told(START)
 
 
 def test_clocks_are_corrected() -> None:
@@ -89,7 +103,7 @@ def test_clocks_are_corrected() -> None:
     ahead = 5 * 10**9
     list(order.add(told("n1", START + ahead + 20, START + ahead + 10, ahead=ahead)))
     list(order.add(told("n2", START + 20, START + 11)))
-    assert [(packet.node, packet.time - START) for packet in order.rest()] == [
+    assert [(packet.place[:2], packet.time - START) for packet in order.rest()] == [
         ("n1", 10),
         ("n2", 11),
     ]
@@ -130,7 +144,7 @@ def written(*packets: Packet) -> bytes:
 
 
 def packet(node: str, data: bytes, time: int = START) -> Packet:
-    return Packet(time, 0, node, "eth0", Record(time, len(data), True, data))
+    return Packet(time, f"{node}/eth0", len(data), 1, data)
 
 
 def test_each_place_is_described_once_and_before_its_packets() -> None:

@@ -25,9 +25,9 @@ Names = Mapping[str, str]
 def line(packet: Packet, names: Names) -> str:
     time = datetime.fromtimestamp(packet.time // 10**9).strftime("%H:%M:%S")
     micros = packet.time % 10**9 // 1000
-    way = "out" if packet.record.sent else "in "
-    what = described(packet.record.data, names)
-    return f"{time}.{micros:06d} {packet.place:<28} {way}  {what} {packet.record.length}"
+    way = "out" if packet.sent else "in "
+    what = described(packet.data, names)
+    return f"{time}.{micros:06d} {packet.place:<28} {way}  {what} {packet.length}"
 
 
 def described(frame: bytes, names: Names) -> str:

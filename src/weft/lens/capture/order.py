@@ -1,65 +1,81 @@
 """Puts the packets of all nodes into the order in which they were seen.
 
 Packets of one interface come in order, a block at a time; another interface's or node's may come
-later. So each packet waits until nothing earlier can come any more: `PATIENCE` behind the latest
-time that a node has told. Times are the manager's: each node's clock is corrected by how far it is
-ahead."""
+later. So a packet waits until every node has told what it saw up to that time and `PATIENCE` more,
+for the interfaces of a node do not tell at the same time. A node that lags behind by `LONGEST`
+keeps the others waiting no longer. Times are the manager's: each node's clock is corrected by how
+far it is ahead."""
 
-import heapq
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
-from weft.model.capture import NodePackets, Record, records
+from weft.model.capture import NodePackets, records
 from weft.model.meta import SECOND, Nanoseconds
 
-PATIENCE = SECOND
-"""A block is handed over after 0.1 s at the latest; the rest is for the way here."""
+PATIENCE = SECOND // 2
+"""A node hands packets over 0.1 s after it has seen them; the rest is for a busy host."""
+LONGEST = 10 * SECOND
+_TIME = itemgetter(0)
 
 
 class Packet(NamedTuple):
     time: Nanoseconds
     """By the manager's clock."""
-    number: int
-    """The order in which packets of one time came."""
-    node: str
-    interface: str
-    record: Record
-
-    @property
-    def place(self) -> str:
-        """`node1/webapp.1/eth0`"""
-        return f"{self.node}/{self.interface}"
+    place: str
+    """`node1/webapp.1/eth0`"""
+    length: int
+    """Bytes on the wire."""
+    sent: int
+    """1 if the interface sent it, 0 if it received it."""
+    data: bytes
+    """The first bytes of the Ethernet frame."""
 
 
 class Order:
     def __init__(self) -> None:
         self._waiting: list[Packet] = []
-        self._names: dict[tuple[str, int], str] = {}
-        self._count = 0
-        self._latest = 0
+        self._places: dict[tuple[str, int], str] = {}
+        self._told: dict[str, Nanoseconds] = {}
+        """Up to which time each node has told what it has seen."""
 
-    def add(self, packets: NodePackets) -> Iterator[Packet]:
+    def add(self, packets: NodePackets) -> Sequence[Packet]:
         """Takes a node's frame, and gives the packets whose turn it is. Raises `InvalidArgument`
         for records that are none."""
-        node, frame = packets.node, packets.frame
+        node, frame, ahead = packets.node, packets.frame, packets.ahead
         for number, name in frame.opened:
-            self._names[node, number] = name
+            self._places[node, number] = f"{node}/{name}"
+        latest = frame.now if frame.caught_up else 0
         for number, data in frame.packets:
-            interface = self.name(node, number)
-            for record in records(data):
-                time = max(0, record.time - packets.ahead)
-                heapq.heappush(self._waiting, Packet(time, self._count, node, interface, record))
-                self._count += 1
-        self._latest = max(self._latest, frame.now - packets.ahead)
-        yield from self._until(self._latest - PATIENCE)
+            place = self.place(node, number)
+            for time, length, sent, kept in records(data):
+                self._waiting.append(Packet(max(0, time - ahead), place, length, sent, kept))
+                latest = max(latest, time)
+        self._told[node] = max(self._told.get(node, 0), latest - ahead)
+        return self._until(max(min(self._told.values()) - PATIENCE, frame.now - ahead - LONGEST))
 
-    def name(self, node: str, number: int) -> str:
-        return self._names.get((node, number), f"interface {number}")
+    def forget(self, node: str) -> None:
+        """The node tells nothing more."""
+        self._told.pop(node, None)
 
-    def rest(self) -> Iterator[Packet]:
+    def has_told(self, time: Nanoseconds) -> bool:
+        """Whether each node has told what it had seen at that time."""
+        return all(told > time + PATIENCE for told in self._told.values())
+
+    def place(self, node: str, number: int) -> str:
+        """Where an interface of a frame is."""
+        return self._places.get((node, number), f"{node}/interface {number}")
+
+    def rest(self) -> Sequence[Packet]:
         """All that still waits."""
-        yield from self._until(None)
+        self._waiting.sort(key=_TIME)
+        rest, self._waiting = self._waiting, []
+        return rest
 
-    def _until(self, time: Nanoseconds | None) -> Iterator[Packet]:
-        while self._waiting and (time is None or self._waiting[0].time <= time):
-            yield heapq.heappop(self._waiting)
+    def _until(self, time: Nanoseconds) -> Sequence[Packet]:
+        """Sorting is cheap: what waits is sorted already, but for what this frame has added."""
+        self._waiting.sort(key=_TIME)
+        turn = bisect_right(self._waiting, time, key=_TIME)
+        found, self._waiting = self._waiting[:turn], self._waiting[turn:]
+        return found

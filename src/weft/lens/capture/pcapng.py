@@ -23,6 +23,21 @@ _FLAGS, _INBOUND, _OUTBOUND = 2, 1, 2
 _IF_DROPPED = 5
 _NANOSECONDS = b"\x09"
 
+_PACKET_HEAD = struct.Struct("<7I")
+"""Of an enhanced packet block: type, length, interface, time in two halves, bytes kept, bytes on
+the wire."""
+_LOW = 0xFFFFFFFF
+
+
+def _flagged(flag: int) -> tuple[bytes, ...]:
+    """What follows a packet's data, for 0 to 3 bytes of padding: the direction, and the end of
+    options."""
+    return tuple(bytes(n) + struct.pack("<HHIHH", _FLAGS, 4, flag, 0, 0) for n in range(4))
+
+
+_RECEIVED, _SENT = _flagged(_INBOUND), _flagged(_OUTBOUND)
+_TAIL_SIZE = len(_SENT[0]) + 4
+
 Option = tuple[int, bytes]
 
 
@@ -46,30 +61,31 @@ class Writer:
             self._write(_NAMES, body + struct.pack("<HH", 0, 0), [])
 
     def packet(self, packet: Packet) -> None:
-        record = packet.record
-        interface = self._interface(packet.place)
-        high, low = divmod(packet.time, 2**32)
-        head = struct.pack("<IIIII", interface, high, low, len(record.data), record.length)
-        flags = struct.pack("<I", _OUTBOUND if record.sent else _INBOUND)
-        self._write(_PACKET, head + _padded(record.data), [(_FLAGS, flags)])
+        time, place, length, sent, data = packet
+        interface = self._interfaces.get(place)
+        if interface is None:
+            interface = self._describe(place)
+        kept = len(data)
+        padding = -kept % 4
+        size = _PACKET_HEAD.size + kept + padding + _TAIL_SIZE
+        head = _PACKET_HEAD.pack(_PACKET, size, interface, time >> 32, time & _LOW, kept, length)
+        tail = _SENT if sent else _RECEIVED
+        self._out.write(b"".join((head, data, tail[padding], size.to_bytes(4, "little"))))
 
     def lost(self, place: str, packets: int, time: int) -> None:
         """How many packets of an interface were dropped in all."""
         high, low = divmod(time, 2**32)
-        head = struct.pack("<III", self._interface(place), high, low)
+        number = self._interfaces[place] if place in self._interfaces else self._describe(place)
+        head = struct.pack("<III", number, high, low)
         self._write(_STATISTICS, head, [(_IF_DROPPED, struct.pack("<Q", packets))])
 
     def flush(self) -> None:
         self._out.flush()
 
-    def _interface(self, place: str) -> int:
-        if place not in self._interfaces:
-            head = struct.pack("<HHI", _ETHERNET, 0, self._snaplen)
-            self._write(
-                _INTERFACE, head, [(_IF_NAME, place.encode()), (_IF_RESOLUTION, _NANOSECONDS)]
-            )
-            self._interfaces[place] = len(self._interfaces)
-        return self._interfaces[place]
+    def _describe(self, place: str) -> int:
+        head = struct.pack("<HHI", _ETHERNET, 0, self._snaplen)
+        self._write(_INTERFACE, head, [(_IF_NAME, place.encode()), (_IF_RESOLUTION, _NANOSECONDS)])
+        return self._interfaces.setdefault(place, len(self._interfaces))
 
     def _write(self, kind: int, body: bytes, options: Sequence[Option]) -> None:
         if options:
