@@ -184,7 +184,9 @@ def _plain_from(wire: NewContainerWire, modes: NamespaceModes) -> PlainContainer
             for binding in (bindings or (BindingWire(),))
         ),
         publish_all=host.publish_all_ports,
-        exposed=tuple(dict.fromkeys(port_of(text) for text in wire.exposed_ports)),
+        exposed=tuple(
+            dict.fromkeys(port for text in wire.exposed_ports for port in ports_of(text))
+        ),
         written=AsWritten(
             binds=host.binds,
             volumes=tuple(wire.volumes),
@@ -335,6 +337,18 @@ def port_of(text: str) -> tuple[Port, Protocol]:
     if not port or protocol.lower() not in ("", *get_args(Protocol)):
         raise InvalidArgument(f"invalid port specification: {clip(text)!r}")
     return port, cast(Protocol, protocol.lower() or "tcp")
+
+
+def ports_of(text: str) -> list[tuple[Port, Protocol]]:
+    """`80/tcp`, `91-93/udp`: Compose passes on a range as it is written."""
+    numbers, slash, protocol = text.partition("/")
+    first, dash, last = numbers.partition("-")
+    if not dash:
+        return [port_of(text)]
+    (begin, kind), (end, _) = port_of(f"{first}{slash}{protocol}"), port_of(last)
+    if begin > end:
+        raise InvalidArgument(f"invalid port specification: {clip(text)!r}")
+    return [(port, kind) for port in range(begin, end + 1)]
 
 
 def _binding_from(text: str, wire: BindingWire) -> PortBinding:
