@@ -185,3 +185,27 @@ def test_a_field_that_weft_lacks_is_refused_in_any_case() -> None:
     for field in ("TaskDefaults", "taskdefaults"):
         with pytest.raises(Unsupported, match=r"^TaskDefaults is not supported by Weft$"):
             decode(msgspec.json.encode({field: {"LogDriver": {"Name": "x"}}}), SpecWire)
+
+
+@pytest.mark.parametrize(
+    ("type_", "body", "text"),
+    [
+        (
+            ServiceWire,
+            {"EndpointSpec": {"Mode": "odd"}},
+            'invalid value "odd" for EndpointSpec.Mode',
+        ),
+        (
+            ServiceWire,
+            {"EndpointSpec": {"Ports": [{}, {"Protocol": "icmp"}]}},
+            'invalid value "icmp" for EndpointSpec.Ports[1].Protocol',
+        ),
+        (InitWire, {"Availability": "it's odd"}, 'invalid value "it\'s odd" for Availability'),
+    ],
+)
+def test_a_value_that_a_field_may_not_have_is_named_and_the_json_not_blamed(
+    type_: type[Any], body: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        decode(json.dumps(body).encode(), type_)
+    assert str(raised.value) == text

@@ -31,6 +31,7 @@ T = TypeVar("T")
 MAX_VALUES = 100_000
 """Items in all lists and maps of one request. A service that publishes 10,000 ports has 50,000."""
 _PATH = re.compile(r" - at `(\$[^`]*)`")
+_UNKNOWN = re.compile(r"Invalid enum value ['\"]?(.*?)['\"]? - at `\$\.([^`]*)`", re.DOTALL)
 _STEP = re.compile(r"\.([A-Za-z0-9_]+)|\[(\d+)\]")
 
 
@@ -57,8 +58,9 @@ def decode(body: bytes, type_: type[T], empty: bool = False, later: frozenset[st
         value = msgspec.convert(read, type_)
     except msgspec.ValidationError as error:
         hides = isinstance(type_, type) and issubclass(type_, Wire) and type_.confidential
-        value_there = "" if hides else _value_at(read, str(error))
-        raise InvalidArgument(f"invalid JSON: {error}{value_there}") from (None if hides else error)
+        text = _unknown_value(str(error)) or f"invalid JSON: {error}"
+        value_there = "" if hides else _value_at(read, text)
+        raise InvalidArgument(f"{text}{value_there}") from (None if hides else error)
     if walk.lacking:
         raise Unsupported(f"{clip(walk.lacking)} is not supported by Weft")
     return value
@@ -163,6 +165,13 @@ def is_zero(value: Any) -> bool:
             elif item:
                 return False
     return True
+
+
+def _unknown_value(message: str) -> str:
+    """`invalid value "x" for Field.Sub` for a value that is none of those that the field may have;
+    empty for another error."""
+    match = _UNKNOWN.fullmatch(message)
+    return f'invalid value "{clip(match[1])}" for {match[2]}' if match is not None else ""
 
 
 def _value_at(raw: Any, message: str) -> str:
