@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
-from weft.errors import Conflict, NotFound, Unavailable, WeftError, cause_of
+from weft.errors import Conflict, NotFound, Unavailable, WeftError
 from weft.model import codec
 from weft.model.attached import AttachmentGrant
 from weft.session import tls
 from weft.session.base import AttachmentRequest
-from weft.session.client import ERRORS, FAILURES, decoded, post
+from weft.session.client import ERRORS, FAILURES, decoded, post, reason_of
 from weft.session.identity import CredentialSource
 
 PATH = "/v1/attachments"
@@ -62,7 +62,7 @@ class AttachmentClient:
             except TimeoutError:
                 causes.append(f"{address}: no answer within {EACH:g} s")
             except (*FAILURES, Unavailable) as error:
-                causes.append(f"{address}: {cause_of(error)}")
+                causes.append(f"{address}: {reason_of(error)}")
             else:
                 grant: AttachmentGrant = decoded(address, answer, AttachmentGrant)
                 return grant

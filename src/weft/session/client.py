@@ -79,11 +79,11 @@ async def join(
                 admitted.certificate, private_pem(key), admitted.root_certificate
             )
         except FAILURES as error:
-            causes.append(f"{address}: {_reason(error)}")
+            causes.append(f"{address}: {reason_of(error)}")
     raise Unavailable(f"cannot join swarm: {'; '.join(causes) or 'no manager address given'}")
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """asyncio's text for a refused connection has the address in Python's notation. The number of a
     TLS error is OpenSSL's."""
     if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
@@ -170,7 +170,7 @@ class MemberClient:
             try:
                 return address, await post(address, path, self._contexts.current(), body)
             except (*FAILURES, Unavailable) as error:
-                causes.append(f"{address}: {_reason(error)}")
+                causes.append(f"{address}: {reason_of(error)}")
         raise Unavailable(f"cannot reach a manager: {'; '.join(causes) or 'none known'}")
 
 
@@ -262,7 +262,7 @@ class Connector:
                 electing = error.status == 503
                 causes.append(f"{address}: status {error.status}")
             except FAILURES as error:
-                causes.append(f"{address}: {_reason(error)}")
+                causes.append(f"{address}: {reason_of(error)}")
         raise Unavailable(f"cannot reach a manager: {'; '.join(causes) or 'none known'}")
 
     def _turn(self, address: str) -> int:
