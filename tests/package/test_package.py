@@ -120,6 +120,15 @@ def test_a_host_that_cannot_run_a_daemon_says_why_and_does_not_try_for_ever(
     # The socket is still there, and the next client starts the daemon.
     host.sh("docker swarm init")
 
+    # A host that has lost the address by which the swarm knows it, as by DHCP, says so and waits.
+    host.sh(f"ip address add 10.59.75.99/24 dev eth0; ip address delete {ADDRESS}/24 dev eth0")
+    host.sh("systemctl restart weft")
+    lost = f"cannot use address {ADDRESS}: no interface of this system has it"
+    assert lost in host.sh("docker info -f '{{.Swarm.Error}}'")
+    assert lost in host.sh("journalctl -u weft -p warning -o cat")
+    host.sh(f"ip address add {ADDRESS}/24 dev eth0")
+    host.sh("until docker node ls; do sleep 0.2; done")
+
     # An older package does not touch what a newer one has written.
     host.sh("systemctl stop weft.socket weft.service")
     newer = "UPDATE meta SET value = 99 WHERE key = 'schema'"

@@ -7,6 +7,7 @@ networks, and its membership in a swarm while there is one.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
@@ -31,7 +32,7 @@ from weft.errors import (
     Unavailable,
     Unsupported,
 )
-from weft.linux.host import Addresses
+from weft.linux.host import Addresses, NoSuchAddress
 from weft.model.container import Container, NodeEvent
 from weft.model.endpoint_settings import EndpointSettings
 from weft.model.health import Health
@@ -52,6 +53,13 @@ ChooseAddresses = Callable[[str, str, str], Addresses]
 """(listen, advertise and data path address as asked for) -> the addresses. Raises
 `InvalidArgument`."""
 
+ADDRESS_PAUSE = 2.0
+"""Seconds between two looks for an address that the host has lost."""
+NO_ADDRESS = (
+    "{cause}; the swarm knows this node by it. Containers go on. Give the host this address again (a"
+    " fixed one, or a reservation of the DHCP server), and the node is back by itself. If the address"
+    " has changed for good: docker swarm leave --force, and join again"
+)
 NO_SWARM = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" '
     "to connect this node to swarm and try again."
@@ -114,6 +122,8 @@ class HostNode:
         self._changing = asyncio.Lock()
         """Held while the node enters or leaves a swarm."""
         self._engine_run: asyncio.Task[None] | None = None
+        self._resuming: asyncio.Task[None] | None = None
+        """Waits for the host's address, if the host has lost it."""
 
     async def resume(self) -> None:
         self.engine.resume()
@@ -121,15 +131,39 @@ class HostNode:
         self.plain.resume()
         self._reattachment.resume()
         try:
+            await self._resume_member()
+        except NoSuchAddress as error:
+            self._damage = NO_ADDRESS.format(cause=error)
+            log.error("swarm.no_address cause=%s", self._damage)
+            self._resuming = asyncio.create_task(self._resume_later(), name="address")
+
+    async def _resume_member(self) -> None:
+        """Raises `NoSuchAddress`."""
+        try:
             self._member = await SwarmNode.resume(self._environment)
+            self._damage = ""
             if self._member is None:
                 self.engine.network.desire_swarm(None)
         except Damaged as error:
             self._damage = str(error)
             log.error("swarm.damaged cause=%s", error)
 
+    async def _resume_later(self) -> None:
+        """Returns when the host has its address again, or the membership was given up."""
+        while True:
+            await asyncio.sleep(ADDRESS_PAUSE)
+            async with self._changing:
+                if not self._damage:
+                    return
+                with contextlib.suppress(NoSuchAddress):
+                    await self._resume_member()
+                    log.info("swarm.address_back")
+                    return
+
     async def close(self) -> None:
         """Stops the member; containers, networks and traffic go on."""
+        if self._resuming is not None:
+            await ended(self._resuming)
         if self._member is not None:
             await self._member.close()
         await self._reattachment.close()

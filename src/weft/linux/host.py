@@ -63,12 +63,16 @@ def addresses_of(name: str) -> list[IPv4Interface]:
         channel.close()
 
 
+class NoSuchAddress(NotFound):
+    """No interface of this host has the address."""
+
+
 def interface_with(wanted: IPv4Address) -> Interface:
-    """The interface that has the address. Raises NotFound."""
+    """The interface that has the address. Raises `NoSuchAddress`."""
     for interface in all_interfaces():
         if any(own.ip == wanted for own in interface.addresses):
             return interface
-    raise NotFound(f"cannot use address {wanted}: no interface of this system has it")
+    raise NoSuchAddress(f"cannot use address {wanted}: no interface of this system has it")
 
 
 def is_local(address: IPv4Address) -> bool:
