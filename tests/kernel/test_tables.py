@@ -423,6 +423,30 @@ def test_what_others_have_is_no_reason_to_write(tmp_path: Path) -> None:
     with_kernel(tmp_path, body)
 
 
+@pytest.mark.parametrize(
+    ("last", "command", "unknown"),
+    [
+        (SECOND, "nft flush map ip weft vip-services", False),
+        (SECOND, "nft add rule ip weft vip-out counter", False),
+        (THIRD, "nft add table ip firewall", True),
+    ],
+    ids=["elements", "a rule", "a table of others, and our own cannot be compared"],
+)
+def test_a_table_that_others_may_not_have_touched_is_told_apart(
+    tmp_path: Path, last: Table, command: str, unknown: bool
+) -> None:
+    async def body(kernel: RealKernel) -> None:
+        await become(kernel, FIRST)
+        await become(kernel, last)
+        inside(tmp_path, SANDBOX, command)
+        for _ in range(2):
+            assert await seen(kernel) == Table("ip", "weft", unknown=unknown)
+        await become(kernel, last)
+        assert await seen(kernel) == last
+
+    with_kernel(tmp_path, body)
+
+
 def listed_rules() -> list[str]:
     return re.findall(
         r"^\t\t(\S.*# handle \d+)", sh("nft -a list table ip weft"), flags=re.MULTILINE

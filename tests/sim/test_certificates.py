@@ -4,6 +4,7 @@ role."""
 import asyncio
 import logging
 import random
+import re
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cryptography import x509
 from tests.support import virtual_time
 from tests.support.certified import HOUR, Member, ready, rotate, settled, swarm
 from tests.support.members import Host, until
+from weft.agent.examination import certificate
 from weft.daemon import opening
 from weft.errors import InvalidArgument
 from weft.manager.certificates import self_issued
@@ -72,10 +74,14 @@ def test_a_renewal_that_was_due_while_no_manager_was_in_reach() -> None:
             cluster.is_reachable = False
             await worker.stop()
             worker.start()
-            await asyncio.sleep(0.9 * 3600)
+            assert list(certificate(worker.uplink, virtual_time.clock())) == []
+            await asyncio.sleep(0.95 * 3600)
             assert worker.credential_source.credentials is old
+            [late] = certificate(worker.uplink, virtual_time.clock())
+            assert re.fullmatch(r"it ends in \d+ s and was not renewed", late.cause)
             cluster.is_reachable = True
             await cluster.until(lambda: worker.credential_source.credentials is not old, 10)
+            assert list(certificate(worker.uplink, virtual_time.clock())) == []
 
     virtual_time.run(main())
 

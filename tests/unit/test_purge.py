@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from weft.daemon.node import SWARM
+from weft.daemon.options import SWARM
 from weft.network.ownership import (
     ESP_SANDBOX,
     INGRESS_SANDBOX,

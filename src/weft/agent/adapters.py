@@ -11,6 +11,7 @@ from weft.engine.adapters import Origin
 from weft.errors import Unavailable
 from weft.model.attached import AttachmentGrant
 from weft.model.certificate import ManagerCertificate
+from weft.model.finding import Finding
 from weft.model.ids import NodeId
 from weft.model.node import NodeDescription, Role
 from weft.session.base import AttachmentRequest, Connect, Echo, OpenStream, StreamSink
@@ -65,6 +66,13 @@ async def _no_attachment(request: AttachmentRequest) -> AttachmentGrant:
     raise Unavailable("this node has no connections but its session")
 
 
+ExamineHost = Callable[[], Awaitable[Sequence[Finding]]]
+
+
+async def nothing_wrong() -> Sequence[Finding]:
+    return ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class ManagerAdapters:
     """How the agent reaches managers, and which managers."""
@@ -105,5 +113,7 @@ class Adapters:
     origin: Origin
     routes: Callable[[], tuple[str, ...]] = tuple
     """Subnets that this host has routes to."""
+    examine_host: ExamineHost = nothing_wrong
+    """Looks for what is wrong with the host itself."""
     certificate: CertificateAdapters | None = None
     """None where sessions use no certificates."""

@@ -22,6 +22,7 @@ from weft.agent.attachments import Attachments
 from weft.agent.connections import Connections
 from weft.agent.disk import Disk
 from weft.agent.engine_state import engine_state
+from weft.agent.examination import examine
 from weft.agent.logs import TaskLogs
 from weft.agent.quiet import unasked
 from weft.agent.reboot import Reboot
@@ -39,13 +40,21 @@ from weft.engine.pulls import Pulls
 from weft.errors import OperationFailed, WeftError, described
 from weft.model.assignment import Assignment, AssignmentChange, TaskAssignment
 from weft.model.container import Container, ContainerState
+from weft.model.finding import Examination
 from weft.model.ids import ContainerId, NodeId, TaskId
 from weft.model.node import NodeDescription
 from weft.model.registry import RegistryAuth
 from weft.model.sandbox import NodeFacts, Sandbox
 from weft.model.task import TaskState, TaskStatus
 from weft.model.workload import TASK_LABEL
-from weft.session.messages import CaptureRequest, EngineStateFrame, EngineStateRequest, LogsRequest
+from weft.session.messages import (
+    CaptureRequest,
+    EngineStateFrame,
+    EngineStateRequest,
+    ExaminationFrame,
+    ExaminationRequest,
+    LogsRequest,
+)
 from weft.system.supervision import contained, lasting
 
 log = logging.getLogger(__name__)
@@ -72,6 +81,7 @@ class Agent:
                 LogsRequest: self._logs,
                 EngineStateRequest: self._engine_state,
                 CaptureRequest: self._capture,
+                ExaminationRequest: self._examination,
             },
             adapters.managers.open_stream,
         )
@@ -276,6 +286,15 @@ class Agent:
 
     def _capture(self, request: CaptureRequest) -> Frames:
         return Capture(self.networking, self.engine.now, request.wanted).frames()
+
+    async def examine(self, repair: bool) -> Examination:
+        return await examine(self.engine, self.networking, self.uplink, self._adapters, repair)
+
+    async def _examination(self, request: ExaminationRequest) -> Frames:
+        """Says at once that the node is there, and what its clock shows."""
+        yield ExaminationFrame(time=self.engine.now())
+        examination = await self.examine(request.repair)
+        yield ExaminationFrame(time=self.engine.now(), examination=examination)
 
     # --- calls from workers
 

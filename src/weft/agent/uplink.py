@@ -155,6 +155,10 @@ class Uplink:
         """When this node's certificate expires; None if it has none that can be used."""
         return self._renewal.expires if self._renewal is not None else None
 
+    def renewal_is_late(self, fraction: float) -> bool:
+        """Whether this part of the life of the node's certificate is over."""
+        return self._renewal is not None and self._renewal.is_late(fraction)
+
     def report(self, task: TaskId, status: TaskStatus) -> None:
         self._pending[task] = status
         self._all_accepted.clear()

@@ -16,6 +16,7 @@ from weft.model.cluster import Cluster, ClusterSpec, JoinTokens, RootCa
 from weft.model.container import Container, NodeEvent
 from weft.model.container_request import ContainerRequest
 from weft.model.endpoint_settings import EndpointSettings
+from weft.model.finding import Report
 from weft.model.health import Health
 from weft.model.host import HostInfo
 from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId
@@ -362,6 +363,12 @@ class Node(Protocol):
 
     def health(self, container: Container) -> Health | None:
         """None for a container without a health check, or that has not been started."""
+        ...
+
+    async def examine(self, repair: bool) -> Report:
+        """What is wrong: on a manager with the swarm and all nodes, else with this node. `repair`:
+        mend the networks of these nodes first. Raises `Unavailable` if this manager stops,
+        `OperationFailed` if the network cannot be mended."""
         ...
 
     async def metrics(self, requests: RequestTally) -> str:

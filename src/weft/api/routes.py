@@ -13,6 +13,7 @@ from weft.api import (
     containers,
     data,
     disk_usage,
+    doctor,
     events,
     exec,
     image_exchange,
@@ -141,6 +142,8 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("DELETE", "/volumes/{id}", volumes.remove),
     # what Docker Swarm has no command for
     ("GET", "/metrics", metrics.show),
+    ("GET", "/weft/doctor", doctor.examine),
+    ("POST", "/weft/doctor/repair", doctor.repair),
     ("GET", "/weft/keys", keys.inspect),
     ("POST", "/weft/keys/rotate", keys.rotate),
     ("POST", "/weft/keys/update", keys.update),

@@ -34,7 +34,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from weft.api.tls import server_context
-from weft.daemon.node import DaemonOptions, MetricsAddress, TcpHost
+from weft.daemon.options import DaemonOptions, MetricsAddress, TcpHost
 from weft.errors import InvalidArgument
 from weft.model.generic import GenericResource, resources_from
 from weft.model.numbers import decimal

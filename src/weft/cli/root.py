@@ -13,6 +13,7 @@ COMMANDS = {
     "capture": "weft.cli.capture",
     "check": "weft.cli.check",
     "daemon": "weft.cli.daemon",
+    "doctor": "weft.cli.doctor",
     "keys": "weft.cli.keys",
     "lab": "weft.cli.lab",
 }

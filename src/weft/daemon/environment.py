@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+from weft.agent.adapters import ExamineHost, nothing_wrong
 from weft.control.allocator.ports import NO_PORTS, OwnPorts
 from weft.engine.engine import Engine
 from weft.model.addresses import PortKey
@@ -33,6 +34,8 @@ class HostAdapters:
     )
     """Makes the function that opens a session with one of the managers at these addresses, with the
     present credentials."""
+    examine: ExamineHost = nothing_wrong
+    """Looks for what is wrong with the host itself."""
     open_echo: Callable[[], Echo] | None = None
     """Opens a socket that asks another host whether it answers; None where this is not possible."""
 

@@ -94,6 +94,55 @@ def closed(
             yield policy, missing
 
 
+class Blocking(msgspec.Struct, frozen=True, kw_only=True):
+    """A rule that drops something of ours from everybody."""
+
+    family: str
+    table: str
+    chain: str
+    handle: int
+    need: Need
+
+
+def blocking(ruleset: Sequence[Any], data_path_port: int) -> list[Blocking]:
+    """The rules among the elements of `nft --json list ruleset` that name one of our ports or
+    protocols and drop it. A rule that also names addresses is the administrator's affair."""
+    found = []
+    for rule in (element["rule"] for element in ruleset if "rule" in element):
+        if rule["family"] not in _FAMILIES or owns_table(rule["table"]):
+            continue
+        for need in needs(data_path_port):
+            if need.hook == "input" and _drops(rule, need):
+                found.append(
+                    Blocking(
+                        family=rule["family"],
+                        table=rule["table"],
+                        chain=rule["chain"],
+                        handle=rule["handle"],
+                        need=need,
+                    )
+                )
+    return found
+
+
+def _drops(rule: Any, need: Need) -> bool:
+    statements = rule.get("expr", [])
+    if not any("drop" in each or "reject" in each for each in statements):
+        return False
+    protocol = need.nft[0].split()[0]
+    matches = [each["match"] for each in statements if "match" in each]
+    names: set[str | int] = set()
+    for match in matches:
+        left = match["left"]
+        payload = left.get("payload", {}) if isinstance(left, dict) else {}
+        field = (payload.get("protocol"), payload.get("field"))
+        if match.get("op") not in ("==", "in") or field[1] in ("saddr", "daddr", "sport"):
+            return False
+        if field in ((protocol, "dport"), ("ip", "protocol")) or "meta" in left:
+            names |= set(_names(match["right"]))
+    return bool(names & set(need.names))
+
+
 def policies(ruleset: Sequence[Any]) -> list[Policy]:
     """The policies among the elements of `nft --json list ruleset`, but for our own tables."""
     rules = [element["rule"] for element in ruleset if "rule" in element]

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.daemon.firewall import Need, Policy, closed
+from weft.daemon.firewall import Blocking, Need, Policy, closed
 
 Severity = Literal["error", "warning", "note"]
 """An error keeps the daemon from starting. With a warning it starts, and something does not work or
@@ -74,6 +74,8 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The program that writes the rules, if one of these runs."""
     policies: tuple[Policy, ...] = ()
     """Base chains that drop what no rule accepts."""
+    blocking: tuple[Blocking, ...] = ()
+    """Rules that drop something of ours."""
     networkd_forgets: bool = False
     """Whether systemd-networkd runs and is not told to leave foreign rules alone."""
     networkd_takes_all: str = ""
@@ -203,6 +205,14 @@ def _storage(facts: HostFacts) -> Iterator[Finding]:
 
 
 def _firewall(facts: HostFacts) -> Iterator[Finding]:
+    for rule in facts.blocking:
+        place = f"{rule.family} {rule.table} {rule.chain}"
+        yield _warning(
+            "firewall",
+            f"a rule in chain {rule.chain} of table {rule.family} {rule.table} drops"
+            f" {rule.need.name}. To remove it, now, and in the place where it comes from:",
+            f"nft delete rule {place} handle {rule.handle}",
+        )
     for policy, needs in closed(facts.policies, facts.data_path_port):
         names = ", ".join(need.name for need in needs)
         yield _warning(

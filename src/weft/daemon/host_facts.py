@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from weft.daemon import host_info
 from weft.daemon.downgrade import newer_files
-from weft.daemon.firewall import Policy, policies
+from weft.daemon.firewall import blocking, policies
 from weft.daemon.fitness import ORDINARY_MTU, HostFacts
-from weft.daemon.node import SWARM, DaemonOptions
+from weft.daemon.options import SWARM, DaemonOptions
 from weft.errors import InvalidArgument
 from weft.linux import host, xfrm
 from weft.linux.esp import datapath
@@ -34,6 +34,7 @@ def gather(options: DaemonOptions | None, configuration: str = "") -> HostFacts:
     missing = [no_kernel, *datapath.what_is_missing()] if no_kernel is not None else []
     encryption = "kernel" if no_kernel is None else "userspace" if len(missing) == 1 else ""
     room, file_system = _storage(used.data_root)
+    ruleset = _ruleset()
     return HostFacts(
         configuration=configuration,
         missing_programs=tuple(p for p in host_info.PROGRAMS if shutil.which(p) is None),
@@ -48,7 +49,8 @@ def gather(options: DaemonOptions | None, configuration: str = "") -> HostFacts:
         etcd=shutil.which("etcd") is not None,
         etcd_service=_is_active("etcd.service"),
         firewall=_firewall(),
-        policies=tuple(_policies()),
+        policies=tuple(policies(ruleset)),
+        blocking=tuple(blocking(ruleset, HostFacts().data_path_port)),
         networkd_forgets=_is_active("systemd-networkd.service") and _networkd_forgets(),
         networkd_takes_all=_networkd_takes_all() if _is_active("systemd-networkd.service") else "",
         network_manager=_is_active("NetworkManager.service") and _network_manager_takes(),
@@ -59,6 +61,25 @@ def gather(options: DaemonOptions | None, configuration: str = "") -> HostFacts:
         free=room,
         file_system=file_system,
         data_root=str(used.data_root),
+    )
+
+
+def gather_running(data_root: Path, daemon: int) -> HostFacts:
+    """What matters to a running daemon, whose process id `daemon` is: little enough to be asked
+    again and again. Blocks some tenths of a second. Needs root."""
+    ruleset = _ruleset()
+    room, _ = _storage(data_root)
+    return HostFacts(
+        missing_programs=tuple(p for p in host_info.PROGRAMS if shutil.which(p) is None),
+        missing_features=tuple(host.check_features()),
+        taken_ports=_taken_beside(daemon),
+        firewall=_firewall(),
+        policies=tuple(policies(ruleset)),
+        blocking=tuple(blocking(ruleset, HostFacts().data_path_port)),
+        networkd_forgets=_is_active("systemd-networkd.service") and _networkd_forgets(),
+        network_manager=_is_active("NetworkManager.service") and _network_manager_takes(),
+        free=room,
+        data_root=str(data_root),
     )
 
 
@@ -81,13 +102,13 @@ def _firewall() -> Literal["", "ufw", "firewalld"]:
     return "ufw" if host_info.said("ufw", "status").startswith("Status: active") else ""
 
 
-def _policies() -> list[Policy]:
+def _ruleset() -> list[Any]:
     text = host_info.said("nft", "--json", "list", "ruleset")
     try:
         ruleset: list[Any] = json.loads(text)["nftables"]
     except (ValueError, KeyError):
         return []
-    return policies(ruleset)
+    return ruleset
 
 
 # --- network software
@@ -151,6 +172,18 @@ def _taken_ports() -> dict[str, str]:
         port: program or f"the VXLAN device {devices[0]}"
         for port, (program, process) in port_holders(text).items()
         if (program and not _is_ours(process)) or (not program and devices)
+    }
+
+
+def _taken_beside(daemon: int) -> dict[str, str]:
+    """Ports of ours that programs have which are neither the daemon nor an etcd member."""
+    text = host_info.said("ss", "--no-header", "--tcp", "--udp", "--listening", "--numeric", "--processes")  # fmt: skip
+    # A process that the daemon is about to start has its descriptors for a moment.
+    others = "\n".join(line for line in text.splitlines() if f"pid={daemon}," not in line)
+    return {
+        port: program
+        for port, (program, process) in port_holders(others).items()
+        if program and program != "etcd" and not _is_ours(process)
     }
 
 

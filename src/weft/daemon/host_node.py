@@ -20,6 +20,7 @@ from weft.daemon.metrics import HostMetrics
 from weft.daemon.recovery import forget
 from weft.daemon.swarm_node import JOIN_PATIENCE, STILL_JOINING, SwarmNode
 from weft.engine.engine import Engine
+from weft.engine.examination import examine_network, mend
 from weft.engine.image_exchange import RecordedExchange
 from weft.engine.networking import Networking
 from weft.engine.plain_containers import PlainContainers
@@ -35,6 +36,7 @@ from weft.errors import (
 from weft.linux.host import Addresses, NoSuchAddress
 from weft.model.container import Container, NodeEvent
 from weft.model.endpoint_settings import EndpointSettings
+from weft.model.finding import Examination, Finding, Report, few, ordered
 from weft.model.health import Health
 from weft.model.host import HostInfo
 from weft.model.ids import ContainerId, NodeId
@@ -341,6 +343,24 @@ class HostNode:
 
     def health(self, container: Container) -> Health | None:
         return self.engine.health.of(container)
+
+    async def examine(self, repair: bool) -> Report:
+        member = self._member
+        if member is not None and member.manager is not None:
+            return await member.manager.examine(repair)
+        trouble = self.membership.error
+        found = [Finding(severity="critical", what="swarm", cause=trouble)] if trouble else []
+        if member is not None:
+            told = await member.agent.examine(repair)
+        else:
+            mended = await mend(self.engine, None) if repair else ()
+            own = [*await examine_network(self.engine, None)]
+            own += await self._environment.host.examine()
+            told = Examination(findings=few(own), mended=mended)
+        return Report(
+            findings=ordered([*found, *told.findings]),
+            mended=tuple((self.info.hostname, what) for what in told.mended),
+        )
 
     async def metrics(self, requests: RequestTally) -> str:
         return await self._metrics.text(self._member, requests)

@@ -12,8 +12,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
@@ -27,7 +26,9 @@ from weft.control.allocator.ports import OwnPorts
 from weft.daemon import host_info as hostinfo
 from weft.daemon.downgrade import newer_files
 from weft.daemon.environment import HostAdapters, NodeEnvironment
+from weft.daemon.examination import HostExaminer
 from weft.daemon.host_node import HostNode
+from weft.daemon.options import SWARM, DaemonOptions
 from weft.engine.adapters import EngineAdapters, NameAdapters, NetworkAdapters, Origin
 from weft.engine.engine import Engine
 from weft.errors import (
@@ -44,14 +45,13 @@ from weft.linux.esp.client import UserspaceEngine
 from weft.linux.host_ports import check_free
 from weft.linux.kernel import RealKernel
 from weft.linux.packet_ring import open_ring
+from weft.linux.probe import probe
 from weft.linux.xfrm import KernelEngine
 from weft.model.addresses import PortKey
 from weft.model.container import Container, ContainerState
-from weft.model.generic import GenericResource
 from weft.model.host import HostInfo
 from weft.model.ids import NodeId
 from weft.model.meta import SECOND
-from weft.model.registry import USUAL, RegistrySettings
 from weft.model.sandbox import GATEWAY_BRIDGE, GATEWAY_INTERFACE, NodeFacts
 from weft.network.flows import Stale
 from weft.network.kernel_state import HOST
@@ -61,15 +61,11 @@ from weft.runtime.image_exchange import StoreExchange
 from weft.runtime.images import ImageStore
 from weft.runtime.inside import ConmonInside
 from weft.runtime.volumes import LocalVolumes
-from weft.store.etcd.base import USUAL as USUAL_PACE
-from weft.store.etcd.base import Pace
-from weft.store.etcd.external import ExternalEtcd
 from weft.system import core_dumps
 from weft.system import journal as logs
 from weft.system.files import make_directory, make_missing
 from weft.system.garbage import ShortPasses
 from weft.system.service_manager import READY, STOPPING, ServiceManager, status
-from weft.system.tls_files import TlsFiles
 from weft.system.waiting import first
 
 log = logging.getLogger(__name__)
@@ -80,8 +76,6 @@ container, for its mounts and its working directory, get their modes by it, and 
 must be able to enter them. Files that are only for root have explicit modes."""
 
 
-SWARM = "swarm"
-"""The directory of the swarm's files, below the data root."""
 UNFIT = 78
 """Exit status if this host or its configuration must be changed before a daemon can run here:
 EX_CONFIG of sysexits.h. The service manager need not try again."""
@@ -89,45 +83,6 @@ EX_CONFIG of sysexits.h. The service manager need not try again."""
 _BESIDE_GRACE = 45.0
 """Seconds that ending all containers with their host takes at most, besides their grace period: the
 swarm is told, connections find other tasks, what is mounted is unmounted."""
-
-
-@dataclass(frozen=True)
-class TcpHost:
-    address: str
-    port: int
-
-
-@dataclass(frozen=True)
-class MetricsAddress:
-    """Where Prometheus may read metrics, and nothing else."""
-
-    host: TcpHost
-    files: TlsFiles
-
-
-@dataclass(frozen=True, kw_only=True)
-class DaemonOptions:
-    data_root: Path = Path("/var/lib/weft")
-    run_dir: Path = Path("/run/weft")
-    netns_dir: Path = Path("/run/docker/netns")
-    socket: Path = Path("/var/run/docker.sock")
-    log_level: str = "info"
-    log_format: logs.Format = "text"
-    labels: Mapping[str, str] = field(default_factory=dict)
-    """Labels of the engine: constraints on `engine.labels.*` refer to them."""
-    generic: tuple[GenericResource, ...] = ()
-    """Generic resources of the node."""
-    sockets: tuple[Path, ...] = ()
-    """Sockets besides `socket`."""
-    tcp: tuple[TcpHost, ...] = ()
-    tls: TlsFiles | None = None
-    """Keys and certificates for `tcp`; without them there is no API on TCP."""
-    metrics: MetricsAddress | None = None
-    pace: Pace = USUAL_PACE
-    """How slow etcd may be."""
-    store: ExternalEtcd | None = None
-    """The external etcd, if any."""
-    registries: RegistrySettings = USUAL
 
 
 class WeftNode:
@@ -155,6 +110,7 @@ class WeftNode:
                 description=lambda: hostinfo.describe(info),
                 routes=host.routes,
                 open_echo=ping.EchoSocket,
+                examine=HostExaminer(options.data_root),
             ),
             own_ports=_own_ports(options),
             pace=options.pace,
@@ -232,6 +188,9 @@ class WeftNode:
             accepted=accepted,
             open_tap=open_ring,
             uplink=lambda address: host.interface_with(address).name,
+            probe=lambda space, asked, seconds: _probe(
+                directory / space if space != HOST else None, asked, seconds
+            ),
             esp=self._esp,
             no_esp=self._no_esp,
             namespaces=directory,
@@ -384,6 +343,15 @@ async def _open_resolver(
     path: Path, address: IPv4Address, port: int
 ) -> tuple[socket.socket, socket.socket]:
     return await netns.open_udp_tcp(path, address, port)
+
+
+async def _probe(
+    namespace: Path | None, asked: Collection[tuple[IPv4Address, int]], seconds: float
+) -> Collection[tuple[IPv4Address, int]]:
+    """`namespace`: None for the host's own."""
+    if namespace is not None and not netns.is_live(namespace):
+        return ()
+    return await probe(asked, seconds, namespace)
 
 
 async def _flush_flows(namespace: Path | None, flows: frozenset[Stale]) -> None:

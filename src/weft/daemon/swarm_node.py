@@ -166,6 +166,7 @@ class SwarmNode:
             description=host.description,
             origin=self._environment.engine.adapters.origin,
             routes=lambda: worth_telling(host.routes()),
+            examine_host=host.examine,
             certificate=None if has_no_credentials else certificate,
         )
 

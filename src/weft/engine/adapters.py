@@ -47,6 +47,14 @@ Accepted = Callable[[int], int]
 """How many TCP connections have been accepted so far in the network namespace of the process with
 that id; 0 if there is no such process."""
 
+Probe = Callable[
+    [str, Collection[tuple[IPv4Address, int]], float],
+    Awaitable[Collection[tuple[IPv4Address, int]]],
+]
+"""(name of a namespace, addresses with sizes of packets in bytes, seconds) -> those that were
+answered in that time by a packet of that size which may not be split. None in a namespace that does
+not exist."""
+
 CheckPort = Callable[[Protocol, Port, IPv4Address | None], None]
 """Raises `OperationFailed` if a program of the host has the port, on that address or on any
 (None)."""
@@ -82,6 +90,13 @@ async def _no_flows(namespace: str, flows: frozenset[Stale]) -> None:
 def _none_accepted(pid: int) -> int:
     """There are no connections."""
     return 0
+
+
+async def _all_answer(
+    namespace: str, asked: Collection[tuple[IPv4Address, int]], seconds: float
+) -> Collection[tuple[IPv4Address, int]]:
+    """Where there is nothing between hosts."""
+    return asked
 
 
 def _no_programs(protocol: Protocol, port: Port, address: IPv4Address | None) -> None:
@@ -120,6 +135,7 @@ class NetworkAdapters:
     open_tap: OpenTap = _no_tap
     uplink: Callable[[IPv4Address], str] = _no_uplink
     """Name of the host's interface with the address. Raises `WeftError`."""
+    probe: Probe = _all_answer
     esp: EspEngine | None = None
     """Encrypts the traffic of encrypted networks."""
     no_esp: str = "this node has no ESP engine"

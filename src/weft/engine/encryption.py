@@ -57,6 +57,11 @@ class Encryption:
             return None
         return overlays if self._applied is not None else msgspec.structs.replace(overlays, keys=())
 
+    @property
+    def failure(self) -> str:
+        """Why the engine failed last; empty if it did not."""
+        return self._failure
+
     async def ready(self, network: str) -> None:
         """Returns when the engine protects the present overlays. Raises `OperationFailed` if there
         is no engine or the engine fails."""

@@ -21,8 +21,10 @@ million)."""
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
+from typing import NamedTuple
 
 from weft.engine.adapters import FlushFlows
 from weft.engine.footprint import Failure, Footprint, links_of
@@ -48,6 +50,10 @@ to serve changes the rules of all sandboxes on its networks. This is well below 
 task's last new connection and its stop signal."""
 AUDIT = 10.0
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0
+FULL_PATIENCE = 20.0
+"""Seconds that `repair` waits for a round."""
+REMEMBERED = 64
+"""Repairs that are remembered."""
 MAX_SINGLE = 200
 """Operations that are tried one by one after a failure; if more are left, they are tried in one
 batch once more."""
@@ -56,6 +62,28 @@ Plan = Callable[[Desired], KernelState]
 Diff = Callable[[KernelState, KernelState], Sequence[Operation]]
 
 NOTHING = KernelState({HOST: Namespace(name=HOST)})
+
+
+class Mended(NamedTuple):
+    """An operation that mended what others had changed."""
+
+    operation: Operation
+    at: float
+    """By `perf_counter`."""
+
+    @property
+    def ago(self) -> float:
+        return perf_counter() - self.at
+
+
+def is_evident(operation: Operation, actual: Mapping[str, Namespace]) -> bool:
+    """Whether the operation is needed because something was changed, and not only because nobody
+    can tell."""
+    if not isinstance(operation, ReplaceTable) or operation.namespace not in actual:
+        return True
+    place = operation.table.family, operation.table.name
+    table = actual[operation.namespace].tables.get(place)
+    return table is None or not table.unknown
 
 
 def _touched(operations: Sequence[Operation]) -> set[str]:
@@ -105,6 +133,8 @@ class NetworkLoop:
         """How long each round took."""
         self.operations = self.repairs = 0
         """Operations so far; those that mended what others had changed."""
+        self.mended: deque[Mended] = deque(maxlen=REMEMBERED)
+        """The last of these."""
 
     @property
     def behind(self) -> float:
@@ -187,6 +217,33 @@ class NetworkLoop:
         await self.settled()
         while any(failure.keeps(sandbox) for failure in self.failures):
             await self._round.wait()
+
+    async def differences(self) -> Sequence[Operation]:
+        """What would have to be done for the kernel to be as desired, by a look at all of it: what
+        others have changed and nobody has told this loop of. Nothing while more is desired than a
+        round has dealt with. Raises `OperationFailed`."""
+        planned = self._planned
+        if not self.is_settled or planned is None:
+            return ()
+        actual = await self._kernel.read(planned)
+        if not self.is_settled or self._planned is not planned:
+            return ()
+        return [each for each in self._diff(actual, planned) if is_evident(each, actual.namespaces)]
+
+    async def repair(self) -> Sequence[Operation]:
+        """Reads all of the kernel's network now, mends it, and tells what was mended. Raises
+        `OperationFailed` if that takes too long."""
+        begun = perf_counter()
+        self._everything = True
+        self._hurry.set()
+        self._wake.set()
+        try:
+            async with asyncio.timeout(FULL_PATIENCE):
+                while self._everything and self._desired is not None:
+                    await self._round.wait()
+        except TimeoutError:
+            raise OperationFailed("cannot mend the network: no round has ended") from None
+        return [each.operation for each in self.mended if each.at >= begun]
 
     async def leave_swarm(self) -> None:
         """Removes the swarm's part, as far as possible; then raises what could not be removed."""
@@ -323,7 +380,11 @@ class NetworkLoop:
         log.info("network.apply operations=%d", len(operations))
         self.operations += len(operations)
         if self._done == self._known and not self.failures:
-            self.repairs += len(operations)  # nothing else was desired since it was so
+            # Nothing else was desired since it was so.
+            mended = [each for each in operations if is_evident(each, self._actual)]
+            self.repairs += len(mended)
+            now = perf_counter()
+            self.mended.extend(Mended(each, now) for each in mended)
         try:
             await self._kernel.apply(operations)
         except OperationFailed as error:

@@ -147,6 +147,16 @@ class Networking:
                 await asyncio.sleep(REOPEN_PAUSE)
 
     @property
+    def overlays(self) -> Overlays:
+        """The desired ones."""
+        return self._overlays
+
+    @property
+    def encryption_failure(self) -> str:
+        """Why the ESP engine does not do what it should; empty if it does."""
+        return self._encryption.failure
+
+    @property
     def sandboxes(self) -> int:
         """Number of sandboxes in the desired state."""
         return len(self._residents)

@@ -76,6 +76,8 @@ class _Memory:
         self.generation: int | None = None
         """The generation at which `applied` was known to be right."""
         self.applied: dict[TableName, _Applied] = {}
+        self.changed: set[TableName] = set()
+        """Tables that others have changed, as a comparison has shown."""
 
 
 class Tables:
@@ -96,7 +98,9 @@ class Tables:
         await self._catch_up(handle, memory, names)
         known = memory.applied
         return {
-            (name.family, name.name): known[name].table if name in known else Table(*name)
+            (name.family, name.name): known[name].table
+            if name in known
+            else Table(*name, unknown=name not in memory.changed)
             for name in names
         }
 
@@ -106,6 +110,7 @@ class Tables:
         before = handle.generation()
         name = TableName(table.family, table.name)
         former = memory.applied.pop(name, None)
+        memory.changed.discard(name)
         frame = await self._run(
             handle, lambda nft: nft.replace(table, former.objects if former else None)
         )
@@ -146,6 +151,7 @@ class Tables:
         memory = self._memory(handle)
         before = handle.generation()
         memory.applied.pop(TableName(family, name), None)
+        memory.changed.discard(TableName(family, name))
         await self._run(handle, lambda nft: nft.remove(family, name))
         self._step(handle, memory, before)
 
@@ -198,6 +204,7 @@ class Tables:
             }
 
         memory.applied = await self._run(handle, same) if comparable else {}
+        memory.changed |= comparable.keys() - memory.applied.keys()
         memory.generation = generation
 
     async def _run(self, handle: Handle, use: Callable[[Nft], T]) -> T:

@@ -21,6 +21,7 @@ from weft.model.attached import AttachmentWanted
 from weft.model.capture import CaptureFrame
 from weft.model.cluster import Cluster
 from weft.model.engine_state import EngineFailure, EngineState
+from weft.model.finding import MOST_FINDINGS, Examination, Finding
 from weft.model.generic import MAX_RESOURCES, MAX_TEXT
 from weft.model.ids import NodeId, TaskId
 from weft.model.node import NodeDescription, NodeState
@@ -39,6 +40,7 @@ from weft.session.messages import (
     MAX_STATUSES,
     CertificateRequest,
     EngineStateFrame,
+    ExaminationFrame,
     Goodbye,
     Heartbeat,
     Hello,
@@ -131,6 +133,9 @@ def _checked(message: object, source: str) -> object:
             return EngineStateFrame(_engine_state(state))
         case CaptureFrame():
             return _capture(message)
+        case ExaminationFrame(time, examination):
+            _within("time", time, INT64)
+            return ExaminationFrame(time, examination and _examination(examination))
         case StreamEnd(error):
             return StreamEnd(cut(error, MAX_REASON))
         case AdmissionRequest():
@@ -310,6 +315,27 @@ def _capture(frame: CaptureFrame) -> CaptureFrame:
     return msgspec.structs.replace(
         frame, failed=tuple(cut(text, MAX_REASON) for text in frame.failed)
     )
+
+
+def _examination(said: Examination) -> Examination:
+    _at_most("findings", len(said.findings), MOST_FINDINGS)
+    findings = tuple(
+        Finding(
+            severity=each.severity,
+            what=_line(each.what),
+            cause=_line(each.cause),
+            remedy=_line(each.remedy),
+            peer=_line(each.peer),
+        )
+        for each in said.findings
+    )
+    return Examination(findings=findings, mended=tuple(map(_line, said.mended[:MOST_FINDINGS])))
+
+
+def _line(text: str) -> str:
+    """On one line, with characters that can be printed, and cut."""
+    words = " ".join(text.split())
+    return cut("".join(c if c.isprintable() else "?" for c in words), MAX_REASON)
 
 
 def _lines(message: LogLines, lines: Sequence[object]) -> None:

@@ -11,11 +11,12 @@ The parts know the store and not each other. The session listener sees `Manager`
 import asyncio
 import logging
 
+from weft.control.examination import examine, name_of
 from weft.control.requests import nodes
 from weft.errors import Unavailable
 from weft.lens import catalogue as metric
 from weft.lens.page import Page
-from weft.manager import admission, attachments, metrics
+from weft.manager import admission, attachments, examination, metrics
 from weft.manager.autolock import Autolock
 from weft.manager.broker import StreamBroker
 from weft.manager.certificates import Certificates, known_manager, known_peer
@@ -33,8 +34,10 @@ from weft.manager.swarm import Swarm, SwarmParts
 from weft.manager.transaction import transact
 from weft.manager.vault import Vault
 from weft.model.attached import AttachmentGrant
+from weft.model.finding import Report, ordered
 from weft.model.ids import SWARM_ID_BYTES, NodeId, swarm_id
 from weft.model.meta import Nanoseconds
+from weft.model.node import NodeState
 from weft.model.state import ClusterState, Decision, Kind, cluster_of
 from weft.pki import stored_secrets
 from weft.session.base import (
@@ -260,6 +263,29 @@ class Manager:
         metrics.put_loops(page, (*self._loops, *self._leader.loops))
         metrics.put_sessions(page, state, self._dispatcher, self._suspicion)
         await metrics.put_store(page, self._store, self._kv)
+
+    async def examine(self, repair: bool) -> Report:
+        """What is wrong with the swarm, and with each node. `repair`: the nodes mend their networks
+        first. Raises `Unavailable` if this manager stops."""
+        ready = [
+            id
+            for id, node in self._store.state.nodes.items()
+            if node.status.state is NodeState.READY
+        ]
+        asked = await examination.ask(self.streams, ready, self._ports.clock, repair)
+        state, now = self._store.state, self._ports.clock()
+        found = [
+            *await examination.examine_store(self._store, self._kv),
+            *examine(state, self._leadership.leadership_status, now),
+            *examination.findings(state, asked),
+        ]
+        mended = (
+            (name_of(state.nodes[id]), what)
+            for id, told in asked.told.items()
+            if id in state.nodes
+            for what in told.mended
+        )
+        return Report(findings=ordered(found), mended=tuple(mended))
 
     async def resign(self) -> bool:
         """Stops being a manager. True if this is the last manager: then nothing changes."""

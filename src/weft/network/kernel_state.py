@@ -166,6 +166,9 @@ class Table(msgspec.Struct, frozen=True):
     start: int = 0
     """Where this table's rings of services begin: callers with few connections each must not all
     begin with the same task."""
+    unknown: bool = False
+    """In an actual state, of an empty table: nobody can tell whether it was changed. It is written
+    anew, which disturbs nothing."""
 
 
 class Namespace(msgspec.Struct, frozen=True, kw_only=True):

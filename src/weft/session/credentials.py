@@ -73,6 +73,11 @@ class Renewal:
         """Whether the node's certificate has expired, by this host's clock."""
         return self._clock() >= self.expires
 
+    def is_late(self, fraction: float) -> bool:
+        """Whether this part of the certificate's life is over, by this host's clock."""
+        certificate = self._credential_source.credentials.certificate
+        return self._clock() >= renewal_due(certificate, fraction)
+
     @property
     def expires(self) -> Nanoseconds:
         return holder(self._credential_source.credentials.certificate).expires

@@ -15,6 +15,7 @@ from weft.model.capture import CaptureFrame, CaptureWanted
 from weft.model.certificate import ManagerCertificate
 from weft.model.container import LogLine
 from weft.model.engine_state import EngineState
+from weft.model.finding import Examination
 from weft.model.ids import NodeId, TaskId
 from weft.model.log_details import Details
 from weft.model.logs import LogsWanted
@@ -178,7 +179,14 @@ class CaptureRequest(msgspec.Struct, frozen=True, tag="capture"):
     wanted: CaptureWanted
 
 
-StreamRequest = LogsRequest | EngineStateRequest | CaptureRequest
+class ExaminationRequest(msgspec.Struct, frozen=True, tag="examination"):
+    """Asks what is wrong with the node, once."""
+
+    repair: bool = False
+    """Mend what differs in the kernel's network first."""
+
+
+StreamRequest = LogsRequest | EngineStateRequest | CaptureRequest | ExaminationRequest
 """What a stream is to carry. The tag is the stream's kind."""
 
 
@@ -208,6 +216,14 @@ class EngineStateFrame(msgspec.Struct, frozen=True, tag=True):
     """The frame that answers `EngineStateRequest`."""
 
     state: EngineState
+
+
+class ExaminationFrame(msgspec.Struct, frozen=True, tag=True):
+    """The frames that answer `ExaminationRequest`: one at once, and one with what was found."""
+
+    time: Nanoseconds
+    """What the node's clock shows."""
+    examination: Examination | None = None
 
 
 class StreamEnd(msgspec.Struct, frozen=True, tag=True):
@@ -251,5 +267,5 @@ FromManager = (
     | Publish
     | Goodbye
 )
-Frame = LogLines | EngineStateFrame | CaptureFrame
+Frame = LogLines | EngineStateFrame | CaptureFrame | ExaminationFrame
 FromPublisher = Frame | StreamEnd

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from weft.cli.configuration import make_options, read_config
 from weft.cli.daemon import command
-from weft.daemon.node import TcpHost
+from weft.daemon.options import TcpHost
 from weft.errors import InvalidArgument
 
 

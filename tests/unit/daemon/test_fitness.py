@@ -4,11 +4,12 @@ import msgspec
 import pytest
 
 from weft.cli.check import status, text
-from weft.daemon.firewall import Policy, policies
+from weft.daemon.firewall import Blocking, Policy, needs, policies
 from weft.daemon.fitness import HostFacts, examine
 from weft.daemon.host_facts import port_holders
 
 SOME_POLICY = Policy(family="inet", table="filter", chain="input", hook="input", accepted=frozenset({22}))  # fmt: skip
+SOME_RULE = Blocking(family="inet", table="own", chain="in", handle=7, need=next(needs(4789)))
 
 
 def test_a_host_with_nothing_to_find_is_fit() -> None:
@@ -42,6 +43,7 @@ CASES: list[tuple[dict[str, object], int, str, str]] = [
     ({"address": "two addresses"}, 0, "two addresses: say which", "--advertise-addr"),
     ({"mtu": 1400}, 0, "at most 1400 bytes", ""),
     ({"policies": (SOME_POLICY,)}, 1, "2377/tcp (sessions)", "nft insert rule inet filter input udp dport 4789 accept"),
+    ({"blocking": (SOME_RULE,)}, 1, "chain in of table inet own drops 2377/tcp", "nft delete rule inet own in handle 7"),
     ({"policies": (SOME_POLICY,), "firewall": "ufw"}, 1, "drops", "ufw allow 2377/tcp"),
     ({"policies": (SOME_POLICY,), "firewall": "firewalld"}, 1, "drops", "firewall-cmd --reload"),
 ]  # fmt: skip

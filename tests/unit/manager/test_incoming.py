@@ -16,6 +16,7 @@ from weft.model.attached import AttachedContainer, AttachmentWanted
 from weft.model.capture import CaptureFrame
 from weft.model.container import LogLine
 from weft.model.engine_state import EngineFailure, EngineState
+from weft.model.finding import ORDER, Examination, Finding
 from weft.model.generic import GenericResource
 from weft.model.ids import ContainerId, NodeId, TaskId
 from weft.model.logs import LogsWanted
@@ -33,6 +34,7 @@ from weft.session.messages import (
     MAX_STATUSES,
     CertificateRequest,
     EngineStateFrame,
+    ExaminationFrame,
     FromAgent,
     FromPublisher,
     Goodbye,
@@ -77,8 +79,11 @@ PLACE = AttachmentRequest(
     ),
     ended=((TaskId("t2"), TaskStatus(TaskState.COMPLETE, 1, "detached")),),
 )  # fmt: skip
+EXAMINATION = Examination(
+    findings=(Finding(severity="error", what="clock", cause="it is ahead", peer="192.0.2.1"),), mended=("a table",)
+)  # fmt: skip
 GOOD = (
-    PLACE,
+    PLACE, ExaminationFrame(5), ExaminationFrame(5, EXAMINATION),
     HELLO, Heartbeat(), StatusUpdate(1, ((TaskId("t1"), STATUS),)), CertificateRequest("-----BEGIN", "10.0.0.5"),
     NodeFarewell("leaving"),
     Goodbye("agent ends the session"), LogLines(((TaskId("t1"), LogLine(1, 1, b"hello\n")),)), StreamEnd("cannot read"),
@@ -108,6 +113,15 @@ def hello(**fields: Any) -> Hello:
 
 def update(id: str = "t1", **fields: Any) -> StatusUpdate:
     return StatusUpdate(1, ((TaskId(id), msgspec.structs.replace(STATUS, **fields)),))
+
+
+def examination(**fields: Any) -> ExaminationFrame:
+    return ExaminationFrame(1, Examination(findings=(finding(**fields),) * fields.pop("count", 1)))
+
+
+def finding(**fields: Any) -> Finding:
+    fields.pop("count", None)
+    return Finding(**{"severity": "error", "what": "clock", "cause": "ahead", **fields})
 
 
 def engine(**fields: Any) -> EngineStateFrame:
@@ -187,6 +201,8 @@ def test_every_kind_that_a_node_may_send_is_checked() -> None:
         (hello(publishes=("logs",) * 65), "65 kinds of streams are more than 64"),
         (hello(publishes=("x" * 200,)), "kind of stream has 200"),
         (engine(version="\n"), "cannot accept EngineStateFrame: version"),
+        (examination(count=65), "cannot accept ExaminationFrame: 65 findings are more than 64"),
+        (ExaminationFrame(-1), "cannot accept ExaminationFrame: time -1"),
         (engine(revision=2**63), "revision"),
         (engine(networks=-1), "networks -1"),
         (engine(failures=ENGINE.failures * 21), "21 failures are more than 20"),
@@ -268,12 +284,19 @@ ENGINES = st.builds(
     EngineState, version=st.text(), revision=NUMBERS, sandboxes=NUMBERS, networks=NUMBERS, failed=NUMBERS,
     failures=st.lists(st.builds(EngineFailure, st.text(), st.text()), max_size=3).map(tuple),
 )  # fmt: skip
+FINDINGS = st.builds(
+    Finding, severity=st.sampled_from(ORDER), what=st.text(), cause=st.text(), remedy=st.text(), peer=st.text()
+)  # fmt: skip
+EXAMINATIONS = st.builds(
+    Examination, findings=st.lists(FINDINGS, max_size=3).map(tuple), mended=st.lists(st.text(), max_size=3).map(tuple)
+)  # fmt: skip
 LINES = st.builds(LogLine, NUMBERS, NUMBERS, st.binary())
 
 
 @given(
     HELLOS
     | st.builds(EngineStateFrame, ENGINES)
+    | st.builds(ExaminationFrame, NUMBERS, st.none() | EXAMINATIONS)
     | st.builds(StatusUpdate, NUMBERS, REPORTS)
     | st.builds(LogLines, st.lists(st.tuples(st.text(), LINES)).map(tuple))
 )
