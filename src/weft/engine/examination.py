@@ -22,6 +22,9 @@ AGAIN = 0.3
 that."""
 PROBE = 0.6
 """Seconds for packets to other hosts and back."""
+DOUBT = (0.5, 2.0)
+"""Seconds until ways that do not work are probed again: a host that has just joined a network is not
+up on both sides yet, and keys take the longest."""
 RECENT = 300.0
 """Seconds for which something that was mended is told."""
 REPAIR = "weft doctor --repair"
@@ -128,14 +131,15 @@ def _encryption(networking: Networking) -> Iterator[Finding]:
 
 
 async def _peers(engine: Engine, networking: Networking) -> list[Finding]:
-    asked = ways(networking.overlays, networking.facts)
-    found = await _judged(engine, networking, asked)
-    if not found:
-        return []
-    # A host that has just joined or left is not up on both sides yet.
-    doubted = {each.peer for each in found}
-    still = [way for way in ways(networking.overlays, networking.facts) if str(way.host) in doubted]
-    return await _judged(engine, networking, still)
+    found = await _judged(engine, networking, ways(networking.overlays, networking.facts))
+    for pause in DOUBT:
+        if not found:
+            return []
+        await asyncio.sleep(pause)
+        doubted = {each.peer for each in found}
+        still = ways(networking.overlays, networking.facts)
+        found = await _judged(engine, networking, [w for w in still if str(w.host) in doubted])
+    return list(_shortened(found))
 
 
 async def _judged(engine: Engine, networking: Networking, asked: list[Way]) -> list[Finding]:
@@ -154,4 +158,4 @@ async def _judged(engine: Engine, networking: Networking, asked: list[Way]) -> l
     def is_answered(question: Question) -> bool:
         return (question.address, question.size) in answers[question.namespace]
 
-    return list(_shortened(judged(asked, is_answered, networking.overlays.data_path_port)))
+    return list(judged(asked, is_answered, networking.overlays.data_path_port))
