@@ -27,7 +27,7 @@ def test_a_network_from_creation_to_removal(daemon: Daemon) -> None:
     id = daemon.ok(
         "network", "create", "--subnet", "10.8.0.0/16", "--ip-range", "10.8.5.0/24",
         "--aux-address", "router=10.8.5.0", "--label", "a=b", "--internal",
-        "-o", "com.docker.network.bridge.name=mine0", "back",
+        "-o", "com.docker.network.bridge.name=br-mine", "back",
     ).strip()  # fmt: skip
     assert re.fullmatch(r"[0-9a-f]{64}", id)
     seen = json.loads(daemon.ok("network", "inspect", "back"))[0]
@@ -40,7 +40,7 @@ def test_a_network_from_creation_to_removal(daemon: Daemon) -> None:
             "AuxiliaryAddresses": {"router": "10.8.5.0"},
         }
     ]
-    assert seen["Options"] == {"com.docker.network.bridge.name": "mine0"}
+    assert seen["Options"] == {"com.docker.network.bridge.name": "br-mine"}
     assert seen["Labels"] == {"a": "b"}
     daemon.ok("network", "create", "front")
     front = json.loads(daemon.ok("network", "inspect", "front"))[0]

@@ -33,7 +33,7 @@ OPTIONS = (DEVICE, ICC, MASQUERADE, BINDING, GATEWAY_MODE, MTU)
 LONGEST_PREFIX = 30
 """Bits of a subnet that has room for the bridge and a container."""
 _DEVICE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,14}")
-_TAKEN_DEVICES = re.compile(r"lo|docker0|docker_gwbridge|ing0|(?:wgw|wbr|br)-.*")
+_TAKEN_DEVICES = re.compile(r"lo|docker0|docker_gwbridge|ing0|(?:wgw|wbr)-.*|br-[0-9a-f]{12}")
 """Names that Weft gives interfaces itself."""
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _BOOLEANS: Mapping[str, bool] = {
