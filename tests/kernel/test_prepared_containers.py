@@ -3,17 +3,19 @@
 import asyncio
 import json
 import os
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from tests.kernel import runtime_host
 from tests.kernel.runtime_host import PATIENCE, Host, configure, read_all, with_runtime
-from weft.errors import Conflict, OperationFailed
+from weft.errors import Conflict, InvalidArgument, OperationFailed
 from weft.model.container import ContainerConfig, ContainerState
-from weft.model.limits import FurtherLimits
+from weft.model.limits import DeviceLimits, FurtherLimits, Throttle
 from weft.model.meta import SECOND
 from weft.model.plain_container import NamespaceModes, PlainContainer
 from weft.model.service import Mount, Resources
@@ -196,3 +198,31 @@ async def test_memory_is_shared_with_who_joins_the_ipc_namespace_and_with_nobody
     await runtime.stop(owner.id, 0)
     with pytest.raises(OperationFailed):
         await runtime.start(joined.id)
+
+
+@with_runtime
+async def test_paths_of_devices_are_looked_at_beside_the_event_loop(
+    runtime: ConmonRuntime, host: Host
+) -> None:
+    """They may be on a file server that does not answer."""
+    looked: set[int] = set()
+    stat = os.stat
+
+    def noted(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if path == "/dev/nix":
+            looked.add(threading.get_ident())
+        return stat(path, *arguments, **options)
+
+    limits = FurtherLimits(devices=DeviceLimits(read_bytes=(Throttle("/dev/nix", 1),)))
+    config = msgspec.structs.replace(plain("sleep", "1000"), further=limits)
+    await runtime.prepare(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "stat", noted)
+        with pytest.raises(InvalidArgument, match="cannot limit device /dev/nix"):
+            await runtime.start(config.id)
+        await runtime.configure(msgspec.structs.replace(config, further=FurtherLimits()))
+        await runtime.start(config.id)
+        with pytest.raises(InvalidArgument, match="cannot limit device /dev/nix"):
+            await runtime.configure(config)
+    assert looked
+    assert threading.get_ident() not in looked

@@ -210,7 +210,8 @@ class ConmonRuntime:
         if box.has_other_limits(config):
             swap = checked_limits(config, self.limits_swap)
             if box.is_running:
-                await self._oci.update(config.id, box.write_resources(config, swap))
+                path = await asyncio.to_thread(box.write_resources, config, swap)
+                await self._oci.update(config.id, path)
         box.configure(config, swap)
         return box.container
 

@@ -80,9 +80,12 @@ class Maker:
         mounts = await self._mounts.prepared(directory.places, config.mount_points)
         if config.shm_owner == config.id:
             mount_shared_memory(directory.shm, shm_size(config))
-        devices, group = find_devices(config.spec), await self._oci.groups.parent()
-        document = container_document(
-            container, image, user, directory.path, seccomp, devices, mounts, group
+        group = await self._oci.groups.parent()
+        # Users name devices by any path of the host, also of a file server that does not answer.
+        devices = await asyncio.to_thread(find_devices, config.spec)
+        document = await asyncio.to_thread(
+            container_document,
+            *(container, image, user, directory.path, seccomp, devices, mounts, group),
         )
         directory.write_files({
             "hosts": config.hosts.encode(), "resolv.conf": config.resolv_conf.encode(),
