@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 SLICE = "weft.slice"
 SERVICE = "weft.service"
+_FILE_SYSTEMS = "local-fs.target"
 CGROUPS = Path("/sys/fs/cgroup")
 _SYSTEMD = Path("/run/systemd/system")
 """Is there while systemd is the host's init: sd_booted(3)."""
@@ -53,13 +54,15 @@ def arguments(unit: str, description: str, pid: int, *, delegated: bool = False)
     """The command that makes the scope, with the process in it.
 
     The scope is before the daemon's unit, so that at a shutdown, where the order is reversed, the
-    daemon ends first: it tells the swarm while the containers still run, and then ends them."""
+    daemon ends first: it tells the swarm while the containers still run, and then ends them. If there
+    is no daemon systemd ends them, before it unmounts their file systems."""
     properties = [
         ("Description", "s", f"Weft: {description}"),
         ("PIDs", "au", "1", str(pid)),
         ("Slice", "s", SLICE),
         ("CollectMode", "s", "inactive-or-failed"),
         ("Before", "as", "1", SERVICE),
+        ("After", "as", "1", _FILE_SYSTEMS),
         ("TimeoutStopUSec", "t", str(_STOP_PATIENCE)),
         *([("Delegate", "b", "true")] if delegated else []),
     ]
