@@ -44,6 +44,7 @@ _REQUESTS: Mapping[str, str] = {
     "AuthWire": "`/auth`",
     "CaptureWire": "`/weft/capture`",
     "KeysWire": "`/weft/keys/update`",
+    "TraceWire": "`/weft/trace`",
 }
 """What the bodies describe, where the struct's name does not say it."""
 

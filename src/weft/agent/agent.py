@@ -41,7 +41,7 @@ from weft.errors import OperationFailed, WeftError, described
 from weft.model.assignment import Assignment, AssignmentChange, TaskAssignment
 from weft.model.container import Container, ContainerState
 from weft.model.finding import Examination
-from weft.model.ids import ContainerId, NodeId, TaskId
+from weft.model.ids import ContainerId, NodeId, TaskId, WorkloadId
 from weft.model.node import NodeDescription
 from weft.model.registry import RegistryAuth
 from weft.model.sandbox import NodeFacts, Sandbox
@@ -54,6 +54,8 @@ from weft.session.messages import (
     ExaminationFrame,
     ExaminationRequest,
     LogsRequest,
+    TraceFrame,
+    TraceRequest,
 )
 from weft.system.supervision import contained, lasting
 
@@ -82,6 +84,7 @@ class Agent:
                 EngineStateRequest: self._engine_state,
                 CaptureRequest: self._capture,
                 ExaminationRequest: self._examination,
+                TraceRequest: self._trace,
             },
             adapters.managers.open_stream,
         )
@@ -295,6 +298,12 @@ class Agent:
         yield ExaminationFrame(time=self.engine.now())
         examination = await self.examine(request.repair)
         yield ExaminationFrame(time=self.engine.now(), examination=examination)
+
+    async def _trace(self, request: TraceRequest) -> Frames:
+        task = WorkloadId(request.task) if request.task is not None else None
+        yield TraceFrame(
+            await self.networking.passage(request.entry, request.flows, task, request.name)
+        )
 
     # --- calls from workers
 

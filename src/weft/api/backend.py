@@ -33,6 +33,7 @@ from weft.model.registry import AuthSource, RegistryAuth
 from weft.model.secret import DataKind, DataSpec
 from weft.model.service import Resources, ServiceSpec
 from weft.model.state import ClusterState
+from weft.model.trace import Trace, TraceWanted
 from weft.model.volume import Volume
 from weft.runtime.base import ImageExchange, Images, Inside, Runtime
 
@@ -69,6 +70,12 @@ class Swarm(Protocol):
     def capture(self, wanted: CaptureWanted) -> AsyncGenerator[CaptureEvent, None]:
         """Packets, in the order in which each node sends them, until what is watched is
         removed."""
+        ...
+
+    async def trace(self, wanted: TraceWanted) -> Trace:
+        """A packet's way over the hosts, as their kernels are now, and that of its answer. A node
+        that does not answer in time ends the way. Raises `NotFound`, `InvalidArgument` or
+        `FailedPrecondition` for what cannot be asked."""
         ...
 
     async def update_cluster(

@@ -30,6 +30,7 @@ from weft.api import (
     swarm,
     system,
     tasks,
+    traces,
     volumes,
 )
 from weft.api.call import Handler
@@ -148,6 +149,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/weft/keys/rotate", keys.rotate),
     ("POST", "/weft/keys/update", keys.update),
     ("POST", "/weft/capture", captures.capture),
+    ("POST", "/weft/trace", traces.trace),
     ("GET", "/plugins", empty([])),
     ("GET", "/plugins/privileges", refuse("installing plugins")),
     ("POST", "/plugins/pull", refuse("installing plugins")),
@@ -169,6 +171,7 @@ INTERRUPTIBLE: frozenset[Handler] = frozenset(
         container_streams.attach,
         archives.write,
         captures.capture,
+        traces.trace,
     )
 )
 """Requests other than GET that end when their client disconnects. All other requests that are not
@@ -187,6 +190,7 @@ SHARED = (
     "/tasks",
     "/weft/capture",
     "/weft/keys",
+    "/weft/trace",
 )
 """Answers under these paths come from the state that all managers share."""
 

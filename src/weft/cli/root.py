@@ -16,6 +16,7 @@ COMMANDS = {
     "doctor": "weft.cli.doctor",
     "keys": "weft.cli.keys",
     "lab": "weft.cli.lab",
+    "trace": "weft.cli.trace",
 }
 """Each module has its command as `command`."""
 INTERRUPTED = 130

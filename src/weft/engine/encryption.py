@@ -18,6 +18,7 @@ from weft.model.assignment import Overlays
 from weft.model.encryption import Protection
 from weft.model.sandbox import NodeFacts
 from weft.network.encryption import protection
+from weft.network.trace.host import Seals
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,18 @@ class Encryption:
     def failure(self) -> str:
         """Why the engine failed last; empty if it did not."""
         return self._failure
+
+    @property
+    def seals(self) -> Seals | None:
+        """What the engine in force has keys for; None if there is no engine."""
+        if self._facts.esp_engine is None:
+            return None
+        applied = self._applied
+        return Seals(
+            by_kernel=self._facts.esp_engine == "kernel",
+            outbound={one.destination: one.spi for one in applied.outbound} if applied else {},
+            inbound=frozenset(one.spi for one in applied.inbound) if applied else frozenset(),
+        )
 
     async def ready(self, network: str) -> None:
         """Returns when the engine protects the present overlays. Raises `OperationFailed` if there

@@ -11,6 +11,7 @@ leaves everything as it is. The network loop is the engine's, which has a part o
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address
 
 import msgspec
 
@@ -21,6 +22,7 @@ from weft.engine.engine import Engine
 from weft.engine.footprint import of_sandbox
 from weft.engine.local_allocation import taken_port
 from weft.engine.resolver import REOPEN_PAUSE, Resolvers
+from weft.engine.trace import passage, unresolved
 from weft.errors import OperationFailed, WeftError
 from weft.linux.base import PacketTap
 from weft.model.assignment import Overlays
@@ -29,8 +31,10 @@ from weft.model.ids import ContainerId, NetworkId, WorkloadId
 from weft.model.local_network import LocalEndpoint, LocalNetwork
 from weft.model.sandbox import NodeFacts, Sandbox
 from weft.model.service import PublishedPort
+from weft.model.trace import Asked, Entry, Flow, FromProcess, Passage
 from weft.model.workload import Resident, Workload
 from weft.network.desired import SwarmPart
+from weft.network.ownership import ESP_SANDBOX, overlay_namespace
 from weft.network.sandbox import hides_gateway
 from weft.network.vantage import Vantage, vantages, wire_filter
 from weft.system.supervision import lasting
@@ -182,6 +186,46 @@ class Networking:
             return await adapters.open_tap(None, device, program, memory)
         path = adapters.namespaces / vantage.namespace
         return await adapters.open_tap(path, vantage.device, program, memory)
+
+    # --- a packet's way
+
+    async def passage(
+        self, entry: Entry, flows: Sequence[Flow], task: WorkloadId | None, name: str
+    ) -> Passage:
+        """The way of a packet through this host's kernel as it is. `task`: the workload whose
+        process sends it; `name`: what the process looks up first. Raises `OperationFailed`."""
+        asked = None
+        if task is not None and isinstance(entry, FromProcess):
+            entry = self._from_workload(entry, task)
+            if name:
+                asked = Asked(name, self._looked_up(task, name))
+                if not asked.addresses:
+                    return unresolved(entry.namespace, asked, self._labels)
+                packet = entry.packet._replace(destination=asked.addresses[0])
+                entry = msgspec.structs.replace(entry, packet=packet)
+        kernel, seals = self._engine.adapters.network.kernel, self._encryption.seals
+        found = await passage(kernel, entry, flows, seals, self._labels)
+        return msgspec.structs.replace(found, asked=asked)
+
+    def _from_workload(self, entry: FromProcess, task: WorkloadId) -> FromProcess:
+        resident = self._residents.get(task)
+        if resident is None:
+            raise OperationFailed(f"cannot trace: task {task} has no sandbox on this node")
+        return msgspec.structs.replace(entry, namespace=resident.sandbox.key)
+
+    def _looked_up(self, task: WorkloadId, name: str) -> tuple[IPv4Address, ...] | None:
+        resident = self._residents[task]
+        return zone_for(self._overlays, resident.workload, self._names).addresses(name)
+
+    @property
+    def _labels(self) -> dict[str, str]:
+        """Namespaces by what they are for."""
+        containers = {place.sandbox.key: place.workload.name for place in self._everybody}
+        networks = {
+            overlay_namespace(id): f"network {view.definition.name}"
+            for id, view in self._overlays.networks.items()
+        }
+        return containers | networks | {ESP_SANDBOX: "ESP engine"}
 
     # --- what the API shows
 

@@ -9,7 +9,7 @@ import msgspec
 
 from weft.errors import OperationFailed
 from weft.linux.base import Kernel
-from weft.model.trace import Entry, Flow, FromProcess, Passage
+from weft.model.trace import Asked, Cause, CauseKind, Entry, Flow, FromProcess, Passage, Stopped
 from weft.network.kernel_state import HOST
 from weft.network.trace.flights import Memory
 from weft.network.trace.host import Seals, Unread
@@ -39,6 +39,25 @@ async def passage(
                 ) from None
             host = msgspec.structs.replace(host, spaces=spaces)
             continue
-        named = {step.namespace for step in found.steps}
-        shown = {name: label for name, label in (labels or {}).items() if name in named}
-        return msgspec.structs.replace(found, labels=shown)
+        return msgspec.structs.replace(found, labels=_shown(found, labels or {}))
+
+
+def _shown(found: Passage, labels: Mapping[str, str]) -> dict[str, str]:
+    """The labels of namespaces that are named in the passage."""
+    causes = [*found.remarks, *([found.exit.cause] if isinstance(found.exit, Stopped) else [])]
+    named = {step.namespace for step in found.steps} | {cause.namespace for cause in causes}
+    return {name: label for name, label in labels.items() if name in named}
+
+
+def unresolved(namespace: str, asked: Asked, labels: Mapping[str, str]) -> Passage:
+    """Of a packet that was not sent, since the sender found no address for the name."""
+    if asked.addresses is None:
+        missing = "no network of the sender knows this name; other name servers were not asked"
+        repair = "a network that both are on, and the name as docker service ls shows it"
+    else:
+        missing = "the service is known, but no task of it serves"
+        repair = "docker service ps shows why no task runs"
+    words = f"cannot look up {asked.name}"
+    cause = Cause(CauseKind.NO_NAME, namespace, "", words, missing, repair)
+    shown = {name: label for name, label in labels.items() if name == namespace}
+    return Passage(steps=(), exit=Stopped(cause), labels=shown, asked=asked)

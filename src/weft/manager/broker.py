@@ -65,6 +65,11 @@ class StreamBroker:
         """Present connections, with the identities shown."""
         self._running: set[asyncio.Task[None]] = set()
 
+    @property
+    def own(self) -> NodeId:
+        """This manager's node."""
+        return self._own
+
     async def watch(self) -> None:
         """Runs until cancelled. Ends the connections of publishers whose certificates are no longer
         accepted."""

@@ -48,6 +48,7 @@ from weft.session.messages import (
     NodeFarewell,
     StatusUpdate,
     StreamEnd,
+    TraceFrame,
 )
 
 INT64 = 2**63 - 1
@@ -76,6 +77,8 @@ MAX_LINES, MAX_LINE = 4096, 64 << 10
 time."""
 MAX_ALIASES = 256
 """Names that a user gives one attached container."""
+MAX_ITEMS = 256
+"""Items of a list in a passage; a walk has at most a hundred steps."""
 MAX_KINDS = 64
 """Kinds of streams that a node may publish."""
 EARLIER_EPOCH = (
@@ -129,6 +132,8 @@ def _checked(message: object, source: str) -> object:
             return Goodbye(cut(reason, MAX_REASON))
         case LogLines(lines):
             _lines(message, lines)
+        case TraceFrame(passage):
+            _plain("passage", msgspec.to_builtins(passage, enc_hook=str))
         case EngineStateFrame(state):
             return EngineStateFrame(_engine_state(state))
         case CaptureFrame():
@@ -362,6 +367,20 @@ def _task(id: TaskId) -> TaskId:
     if not _ID.fullmatch(id):
         raise InvalidArgument("a task has an id that is none")
     return id
+
+
+def _plain(field: str, value: object) -> None:
+    """Any value of texts and numbers: of moderate length, and printable."""
+    match value:
+        case str():
+            _printable(field, value, MAX_REASON)
+        case int():
+            _within(field, abs(value), INT64)
+        case dict() | list() | tuple():
+            _at_most(f"items of the {field}", len(value), MAX_ITEMS)
+            parts = (*value, *value.values()) if isinstance(value, dict) else value
+            for part in parts:
+                _plain(field, part)
 
 
 def _word(field: str, text: str) -> None:

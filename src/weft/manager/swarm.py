@@ -23,6 +23,7 @@ from weft.manager.events import node_events
 from weft.manager.logs import read_logs
 from weft.manager.ports import HostSettings, ManagerPorts
 from weft.manager.registry_auths import RegistryAuths
+from weft.manager.traces import Tracer
 from weft.manager.transaction import transact
 from weft.manager.vault import Vault
 from weft.model.capture import CaptureEvent, CaptureWanted
@@ -37,6 +38,7 @@ from weft.model.registry import AuthSource, RegistryAuth, SealedAuth
 from weft.model.secret import DataKind, DataSpec
 from weft.model.service import ServiceSpec
 from weft.model.state import Change, ClusterState, cluster_of
+from weft.model.trace import Trace, TraceWanted
 from weft.pki import stored_secrets
 from weft.store.base import Leadership, Store
 
@@ -105,6 +107,9 @@ class Swarm:
 
     def capture(self, wanted: CaptureWanted) -> AsyncGenerator[CaptureEvent, None]:
         return capture(self._streams, self._store, self._ports.clock, wanted)
+
+    async def trace(self, wanted: TraceWanted) -> Trace:
+        return await Tracer(self._streams, self._store.state, self._streams.own).trace(wanted)
 
     # --- the cluster
 

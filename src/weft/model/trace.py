@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from weft.model.addresses import MacAddress, Vni
+from weft.model.ids import NodeId
 
 ANY = IPv4Address(0)
 """As a source: the kernel chooses one."""
@@ -125,6 +126,7 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class CauseKind(StrEnum):
+    NO_NAME = "no such name"
     NO_ROUTE = "no route"
     NO_NEIGHBOUR = "no neighbour"
     NO_FORWARDING = "no forwarding entry"
@@ -205,6 +207,14 @@ class Flow(msgspec.Struct, frozen=True):
     translated: tuple[str, ...]
 
 
+class Asked(msgspec.Struct, frozen=True):
+    """A name, as the resolver of the sender would answer it."""
+
+    name: str
+    addresses: tuple[IPv4Address, ...] | None
+    """None: no network of the sender knows the name."""
+
+
 class Passage(msgspec.Struct, frozen=True, kw_only=True):
     """A packet's way through one host."""
 
@@ -215,3 +225,54 @@ class Passage(msgspec.Struct, frozen=True, kw_only=True):
     flows: tuple[Flow, ...] = ()
     labels: dict[str, str] = {}
     """Namespaces on the way by what they are for: a container's name, a network's."""
+    asked: Asked | None = None
+    """The name that was looked up first."""
+
+
+# --- all hosts
+
+
+class TraceWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """A trace as a user asks for it."""
+
+    source: str = ""
+    """Task, service, container, node, or the address of one. Empty with `outside`."""
+    target: str
+    """The same, or a name, or `node:port`."""
+    port: int = 0
+    """0: the one that is known for the target."""
+    protocol: str = "tcp"
+    outside: IPv4Address | None = None
+    """The address of somebody outside who sends the packet."""
+
+
+class Leg(msgspec.Struct, frozen=True):
+    """The part of a trace on one host."""
+
+    id: NodeId
+    node: str
+    """The host's name."""
+    passage: Passage | None
+    failure: str = ""
+    """Why there is no passage."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """A cause and the host where it is."""
+
+    node: str
+    place: str
+    """What the namespace is for, or its name."""
+    cause: Cause
+
+
+class Trace(msgspec.Struct, frozen=True, kw_only=True):
+    """A packet's way over all hosts, and that of its answer."""
+
+    out: tuple[Leg, ...]
+    back: tuple[Leg, ...] = ()
+    """Empty if the packet did not arrive."""
+    arrived: bool = False
+    """Both have arrived."""
+    verdict: str = ""
+    findings: tuple[Finding, ...] = ()

@@ -22,6 +22,7 @@ from weft.model.logs import LogsWanted
 from weft.model.meta import Nanoseconds
 from weft.model.node import NodeDescription
 from weft.model.task import TaskStatus
+from weft.model.trace import Entry, Flow, Passage
 
 MAX_FROM_MANAGER = 64 << 20
 """Bytes. An assignment with 100,000 endpoints has about 10 MB."""
@@ -186,7 +187,21 @@ class ExaminationRequest(msgspec.Struct, frozen=True, tag="examination"):
     """Mend what differs in the kernel's network first."""
 
 
-StreamRequest = LogsRequest | EngineStateRequest | CaptureRequest | ExaminationRequest
+class TraceRequest(msgspec.Struct, frozen=True, tag="trace", kw_only=True):
+    """Asks for a packet's way through the node's kernel, once."""
+
+    entry: Entry
+    task: TaskId | None = None
+    """The task whose process sends the packet, in place of a namespace in `entry`."""
+    name: str = ""
+    """A name that the task looks up first: the packet goes to the first address."""
+    flows: tuple[Flow, ...] = ()
+    """As the node told them of the packet that this one answers."""
+
+
+StreamRequest = (
+    LogsRequest | EngineStateRequest | CaptureRequest | ExaminationRequest | TraceRequest
+)
 """What a stream is to carry. The tag is the stream's kind."""
 
 
@@ -224,6 +239,12 @@ class ExaminationFrame(msgspec.Struct, frozen=True, tag=True):
     time: Nanoseconds
     """What the node's clock shows."""
     examination: Examination | None = None
+
+
+class TraceFrame(msgspec.Struct, frozen=True, tag=True):
+    """The frame that answers `TraceRequest`."""
+
+    passage: Passage
 
 
 class StreamEnd(msgspec.Struct, frozen=True, tag=True):
@@ -267,5 +288,5 @@ FromManager = (
     | Publish
     | Goodbye
 )
-Frame = LogLines | EngineStateFrame | CaptureFrame | ExaminationFrame
+Frame = LogLines | EngineStateFrame | CaptureFrame | ExaminationFrame | TraceFrame
 FromPublisher = Frame | StreamEnd

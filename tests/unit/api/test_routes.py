@@ -17,6 +17,7 @@ OF_THE_SWARM = {
         "services",
         "swarm",
         "tasks",
+        "traces",
     )
 }
 

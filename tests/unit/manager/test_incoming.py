@@ -24,6 +24,7 @@ from weft.model.node import Node, NodeDescription, NodeState, NodeStatus
 from weft.model.service import PublishedPort, Resources
 from weft.model.state import ClusterState
 from weft.model.task import MAX_TEXT, ContainerStatus, TaskState, TaskStatus
+from weft.model.trace import Datagram, Packet, Passage, Sent, Step, StepKind
 from weft.session.base import (
     AdmissionRequest,
     AttachmentRequest,
@@ -46,6 +47,7 @@ from weft.session.messages import (
     Publish,
     StatusUpdate,
     StreamEnd,
+    TraceFrame,
 )
 
 HELLO = Hello(
@@ -82,7 +84,17 @@ PLACE = AttachmentRequest(
 EXAMINATION = Examination(
     findings=(Finding(severity="error", what="clock", cause="it is ahead", peer="192.0.2.1"),), mended=("a table",)
 )  # fmt: skip
+PACKET = Packet("tcp", IPv4Address("10.0.1.6"), 40000, IPv4Address("10.0.1.3"), 80)
+
+
+def passage(words: str = "sends", steps: int = 1) -> TraceFrame:
+    step = Step("1f0c3a", "eth0", StepKind.SEND, words, PACKET)
+    exit = Sent("ens160", IPv4Address("10.0.0.5"), Datagram(packet=PACKET))
+    return TraceFrame(Passage(steps=(step,) * steps, exit=exit, labels={"1f0c3a": "web.1"}))
+
+
 GOOD = (
+    passage(),
     PLACE, ExaminationFrame(5), ExaminationFrame(5, EXAMINATION),
     HELLO, Heartbeat(), StatusUpdate(1, ((TaskId("t1"), STATUS),)), CertificateRequest("-----BEGIN", "10.0.0.5"),
     NodeFarewell("leaving"),
@@ -200,6 +212,9 @@ def test_every_kind_that_a_node_may_send_is_checked() -> None:
         (CertificateRequest("x", "1" * 200), "address has 200"),
         (hello(publishes=("logs",) * 65), "65 kinds of streams are more than 64"),
         (hello(publishes=("x" * 200,)), "kind of stream has 200"),
+        (passage("\x1b[2J"), "cannot accept TraceFrame: passage"),
+        (passage("x" * 2000), "passage has 2000 characters"),
+        (passage(steps=257), "257 items of the passage are more"),
         (engine(version="\n"), "cannot accept EngineStateFrame: version"),
         (examination(count=65), "cannot accept ExaminationFrame: 65 findings are more than 64"),
         (ExaminationFrame(-1), "cannot accept ExaminationFrame: time -1"),

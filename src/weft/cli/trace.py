@@ -1,0 +1,101 @@
+"""`weft trace`: a packet's way over the hosts of the swarm, and that of its answer, through the API of
+a manager."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from weft.api.client import Api
+from weft.cli.keys import socket_path
+from weft.errors import OperationFailed
+
+WIDTH = 16
+"""Columns for the place of a step."""
+
+
+@click.command("trace")
+@click.argument("source", required=False, metavar="[SRC]")
+@click.argument("target", required=False, metavar="DST")
+@click.option("--port", type=click.IntRange(1, 65535), help="The port that is asked for.")
+@click.option("--proto", type=click.Choice(["tcp", "udp"]), default="tcp", show_default=True)
+@click.option(
+    "--from-outside", metavar="ADDRESS", help="Somebody outside sends the packet; SRC is left out."
+)
+@click.option("--json", "as_json", is_flag=True, help="The whole answer, for programs.")
+def command(
+    source: str | None,
+    target: str | None,
+    port: int | None,
+    proto: str,
+    from_outside: str | None,
+    as_json: bool,
+) -> int:
+    """Show the way of one packet and of its answer, host by host, as the kernels are now.
+
+    SRC and DST are a task, a service, a container, a node or the address of one. DST may also be a
+    name as the source would use it, or a published port: NODE:PORT, :PORT.
+
+    Nothing is sent and nothing is changed. The exit status is 0 if the packet arrives and its answer
+    comes back.
+    """
+    if from_outside is not None and target is None:
+        source, target = None, source
+    if target is None:
+        raise click.UsageError("name a source and a target, or a target and --from-outside")
+    body = {
+        "Source": source or "", "Target": target, "Port": port or 0, "Protocol": proto,
+        "FromOutside": from_outside or "",
+    }  # fmt: skip
+    found = Api(socket_path()).post("/weft/trace", body)
+    if not isinstance(found, dict):
+        raise OperationFailed("cannot trace: the daemon has sent no answer")
+    click.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines(found)))
+    return 0 if found["Arrived"] else 1
+
+
+def lines(trace: dict[str, Any]) -> Iterator[str]:
+    for title, legs in (("the packet", trace["Out"]), ("its answer", trace["Back"])):
+        if legs:
+            yield click.style(title, bold=True)
+            host = ""
+            for leg in legs:
+                if leg["Node"] != host:
+                    host = leg["Node"]
+                    yield f"  {click.style(host, fg='cyan')}"
+                yield from _leg(leg)
+    colour = "green" if trace["Arrived"] else "red"
+    yield click.style(trace["Verdict"], fg=colour, bold=True)
+    for finding in trace["Findings"]:
+        yield from _finding(finding)
+
+
+def _leg(leg: dict[str, Any]) -> Iterator[str]:
+    if leg["Failure"]:
+        yield f"    {click.style(leg['Failure'], fg='red')}"
+    if leg.get("Name"):
+        found = leg["Addresses"]
+        answered = "no answer" if found is None else ", ".join(found) or "no address"
+        yield f"    {'resolver':{WIDTH}} {leg['Name']}: {answered}"
+    for step in leg["Steps"]:
+        place = step["Place"]
+        shown = place if len(place) <= WIDTH else place[: WIDTH - 1] + "…"
+        yield f"    {shown:{WIDTH}} {step['Words']:<44} {_packet(step['Packet'])}"
+        for fact in step["Facts"]:
+            yield click.style(f"    {'':{WIDTH}}   {fact}", dim=True)
+
+
+def _packet(packet: dict[str, Any]) -> str:
+    return (
+        f"{packet['Protocol']} {packet['Source']}:{packet['SourcePort']}"
+        f" > {packet['Destination']}:{packet['DestinationPort']}"
+    )
+
+
+def _finding(finding: dict[str, Any]) -> Iterator[str]:
+    place = ", ".join(filter(None, (finding["Node"], finding["Place"], finding["Device"])))
+    missing = f": {finding['Missing']}" if finding["Missing"] else ""
+    yield f"  {place}: {finding['Words']}{missing}"
+    if finding["Repair"]:
+        yield f"    repaired by: {finding['Repair']}"
