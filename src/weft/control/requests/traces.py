@@ -142,7 +142,9 @@ def _at_node(
 
 def _address_of(node: Node) -> IPv4Address:
     if node.data_path_address is None:
-        raise FailedPrecondition(f"cannot trace to node {node.hostname}: its address is not known yet")
+        raise FailedPrecondition(
+            f"cannot trace to node {node.hostname}: its address is not known yet"
+        )
     return node.data_path_address
 
 

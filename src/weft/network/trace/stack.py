@@ -20,7 +20,7 @@ from weft.network.trace.nft import Chain, Flight, Ruleset, run
 CONNTRACK_PRIORITY = -200
 MAIN_PRIORITY = 32766
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "esp": 50, "sctp": 132}
-DAEMON = "the daemon of this host, by itself, within 10 s; if not, its log names the cause"
+DAEMON = "the daemon of this host, by itself, within 10 s, or weft doctor --repair at once"
 """What repairs what the daemon has made."""
 
 
