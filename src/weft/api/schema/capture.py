@@ -1,8 +1,15 @@
 """What `weft capture` asks for."""
 
-from weft.api.schema.common import Wire
+from typing import Annotated
+
+import msgspec
+
+from weft.api.schema.common import Short, Wire
 from weft.errors import InvalidArgument
-from weft.model.capture import MAX_INSTRUCTIONS, Instruction
+from weft.model.capture import MAX_INSTRUCTIONS
+
+Byte = Annotated[int, msgspec.Meta(ge=0, le=2**8 - 1)]
+Word = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 
 
 class CaptureWire(Wire, frozen=True):
@@ -10,7 +17,7 @@ class CaptureWire(Wire, frozen=True):
     """A network, service or task, by name or id."""
     underlay: bool = False
     """Also the packets between the hosts."""
-    filter: tuple[Instruction, ...] = ()
+    filter: tuple[tuple[Short, Byte, Byte, Word], ...] = ()
     """A program in classic BPF."""
 
     def __post_init__(self) -> None:
@@ -21,7 +28,3 @@ class CaptureWire(Wire, frozen=True):
                 f"cannot capture: Filter has {len(self.filter)} instructions,"
                 f" at most {MAX_INSTRUCTIONS} are possible"
             )
-        limits = (2**16, 2**8, 2**8, 2**32)
-        for instruction in self.filter:
-            if any(not 0 <= n < limit for n, limit in zip(instruction, limits, strict=True)):
-                raise InvalidArgument(f"cannot capture: Filter: {instruction} is no instruction")
