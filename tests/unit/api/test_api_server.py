@@ -161,7 +161,7 @@ def test_ping_tells_what_clients_need(tmp_path: Path) -> None:
             "/nodes/self/update?version=1",
             b'{"Role": "king", "Availability": "active"}',
             400,
-            "$.Role",
+            'invalid value "king" for Role',
         ),
         ("POST", "/nodes/self/update?version=x", b"{}", 400, "invalid version"),
         (
