@@ -11,7 +11,7 @@ from tests.support.control_room import ControlRoom
 from weft.control.assignments.assignment import assignment_for
 from weft.control.assignments.views import network_views
 from weft.control.orchestrator.nodes import ORPHANED_AFTER
-from weft.control.requests import services
+from weft.control.requests import attachments, services
 from weft.control.requests.attachments import attachment
 from weft.control.requests.networks import leaving, removal
 from weft.errors import (
@@ -83,6 +83,17 @@ def test_a_place_is_granted_at_once_and_keeps_its_address() -> None:
     room.settle()
     # The node's load balancer got 10.9.0.3, and the search goes on behind the last one.
     assert str(room.attach("next", room.net).attachments[0].address) == "10.9.0.4/29"
+
+
+def test_a_node_has_so_many_places_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attachments, "MOST", 2)
+    room = Room()
+    room.attach("one")
+    second = room.attach("two", id="second")
+    with pytest.raises(Exhausted, match="cannot attach container three: its node has 2 places"):
+        room.attach("three")
+    assert room.attach("two", id="second") == second
+    room.attach("three", node=NODE2)
 
 
 def test_a_request_that_is_made_again_changes_the_names_alone() -> None:

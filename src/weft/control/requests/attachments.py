@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 import msgspec
 
 from weft.control.allocator.addresses import NONE_FIXED, Book, unusable
-from weft.errors import Conflict, Forbidden, InvalidArgument, NotFound
+from weft.errors import Conflict, Exhausted, Forbidden, InvalidArgument, NotFound
 from weft.model.attached import AttachmentWanted
 from weft.model.ids import NetworkId, NodeId, ServiceId, TaskId
 from weft.model.meta import Nanoseconds
@@ -21,6 +21,8 @@ from weft.model.service import ContainerSpec, NetworkAttachmentSpec, TaskSpec
 from weft.model.state import Change, ClusterState, Put
 from weft.model.task import Attachment, Task, TaskState, TaskStatus
 
+MOST = 1000
+"""Places of one node: one that was taken over must not fill the store."""
 ATTACHED_MESSAGE = "container attached by its node"
 
 
@@ -37,6 +39,11 @@ def attachment(
     network = find_network(state, wanted.network)
     if not network.spec.attachable:
         raise Forbidden(f"network {wanted.network} not manually attachable")
+    if sum(task.attached is not None for task in state.tasks_on(node).values()) >= MOST:
+        raise Exhausted(
+            f"cannot attach container {wanted.container.name}: its node has {MOST} places on"
+            " networks of the swarm"
+        )
     if wanted.address is not None:
         _check_address(state, network, wanted.address)
     fixed = NONE_FIXED if wanted.address is None else {network.id: wanted.address}
