@@ -18,7 +18,18 @@ from weft.errors import FailedPrecondition, NotFound, OperationFailed, Unavailab
 from weft.model.ids import ClusterId, NodeId
 from weft.model.meta import SECOND
 from weft.pki import authority
-from weft.store.etcd.base import Answer, Batch, Compacted, Compare, Delete, Kv, Read, Write, after
+from weft.store.etcd.base import (
+    Answer,
+    Batch,
+    Compacted,
+    Compare,
+    Delete,
+    Kv,
+    Pace,
+    Read,
+    Write,
+    after,
+)  # fmt: skip
 from weft.store.etcd.client import GatewayClient
 from weft.store.etcd.fake import FakeEtcd
 from weft.store.etcd.process import EtcdMember, MemberSettings
@@ -28,6 +39,8 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("etcd"), reason="needs root and etcd"),
 ]
 Ask = Callable[[Callable[[Kv], Awaitable[None]]], None]
+PATIENT = Pace(election=5.0)
+"""How fast etcd answers is not asked here: other tests may keep the disk busy for seconds."""
 
 
 @pytest.fixture(params=["fake", "real", "remote"])
@@ -95,7 +108,7 @@ async def on_somebody_elses(directory: Path, main: Callable[[Kv], Awaitable[None
     )
     context = ssl.create_default_context(cafile=str(directory / "root.crt"))
     context.load_cert_chain(directory / "node.crt", directory / "node.key")
-    client = GatewayClient.remote(["127.0.0.1:1", "127.0.0.1:23790"], context)
+    client = GatewayClient.remote(["127.0.0.1:1", "127.0.0.1:23790"], context, PATIENT)
     try:
         async with asyncio.timeout(20):
             while True:
@@ -118,6 +131,7 @@ async def on_a_member(directory: Path, main: Callable[[Kv], Awaitable[None]]) ->
         )
     )
     client = member.client()
+    client.pace = PATIENT
     try:
         await member.start()
         await member.ready()
