@@ -32,6 +32,7 @@ from weft.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unavaila
 from weft.model.ids import NetworkId
 from weft.model.local_network import LocalNetwork
 from weft.model.network import Network
+from weft.model.network_lookup import find_network
 from weft.model.sandbox import GATEWAY_BRIDGE
 
 FILTERS = ("name", "id", "driver", "label", "scope", "type", "dangling")
@@ -100,23 +101,6 @@ def _swarm_networks(call: Call) -> list[Network] | None:
         return None
 
 
-def find_view(candidates: list[View], reference: str) -> View:
-    """Finds by id, then name, then prefix. Raises `NotFound`, or `InvalidArgument` with Docker's
-    two texts."""
-    for by, found in (
-        ("id", [v for v in candidates if v.id == reference]),
-        ("name", [v for v in candidates if v.name == reference]),
-        ("ID prefix", [v for v in candidates if reference and v.id.startswith(reference)]),
-    ):
-        if len(found) > 1:
-            raise InvalidArgument(
-                f"{len(found)} matches found based on {by}: network {reference} is ambiguous"
-            )
-        if found:
-            return found[0]
-    raise NotFound(f"network {reference} not found")
-
-
 async def listing(call: Call) -> web.Response:
     test = filters.compile_test(call.filters(FILTERS), _makers(call))
     return await answer_list(views(call), test, lambda view: view.json(residents=False))
@@ -163,7 +147,7 @@ async def inspect(call: Call) -> web.Response:
     candidates = [view for view in views(call) if not scope or view.scope == scope]
     if scope == "swarm" and call.id not in {view.name for view in candidates}:
         candidates += [view for view in views(call) if view.name in ("host", BRIDGE)]
-    view = find_view(candidates, call.id)
+    view = find_network(candidates, call.id)
     # Docker Swarm has a swarm network for each of these two host networks; services refer to
     # them by it.
     return answer(
@@ -208,7 +192,7 @@ def _check_name(call: Call, name: str) -> None:
 
 
 async def remove(call: Call) -> web.Response:
-    view = find_view(views(call), call.id)
+    view = find_network(views(call), call.id)
     if view.scope == "local":
         if view.name in BUILT_IN:
             raise Forbidden(f"{view.name} is a pre-defined network and cannot be removed")
@@ -237,9 +221,9 @@ async def connect(call: Call) -> web.Response:
 
 def _name(call: Call) -> str:
     """The network's name. A worker does not know the networks of the swarm that nothing of it is
-    on: then the name is as the user wrote it, and a manager is asked. Raises as `find_view`."""
+    on: then the name is as the user wrote it, and a manager is asked. Raises as `find_network`."""
     try:
-        return find_view(views(call), call.id).name
+        return find_network(views(call), call.id).name
     except NotFound:
         membership = call.node.membership
         if membership.state != "active" or _swarm_networks(call) is not None:

@@ -10,13 +10,14 @@ from weft.api.call import Call, answer
 from weft.api.filters import swarm_label_matches
 from weft.api.listing import answer_list
 from weft.api.names import random_name
-from weft.api.networks import BRIDGE, find_view, views
+from weft.api.networks import BRIDGE, views
 from weft.api.schema.common import Json
 from weft.api.schema.service import HOST, Resolver, service_json, spec_from
 from weft.api.schema.service_wire import ServiceWire
 from weft.control.orchestrator.progress import progress
 from weft.errors import Forbidden, InvalidArgument, Unsupported, clip
 from weft.model.ids import NetworkId
+from weft.model.network_lookup import find_network
 from weft.model.registry import AuthSource
 from weft.model.service import Service
 from weft.model.state import ClusterState
@@ -34,7 +35,7 @@ def network_resolver(call: Call) -> Resolver:
     candidates = views(call)
 
     def resolve(reference: str) -> NetworkId | None:
-        view = find_view(candidates, reference)
+        view = find_network(candidates, reference)
         if view.name == HOST:
             return None
         if view.name == BRIDGE:

@@ -39,6 +39,7 @@ from weft.model.host_ports import HostPort
 from weft.model.ids import CONTAINER_ID_BYTES, ContainerId, NetworkId, hex_id
 from weft.model.local_sandbox import BridgeEndpoint, LocalSandbox, OverlayEndpoint
 from weft.model.network import Pool
+from weft.model.network_lookup import NOT_FOUND, find_network
 from weft.model.sandbox import Sandbox
 from weft.model.service import PublishedPort
 from weft.network import bridge
@@ -50,7 +51,6 @@ from weft.network.ownership import MOST_INTERFACES
 log = logging.getLogger(__name__)
 
 NONE, HOST = "none", "host"
-NOT_FOUND = "network {} not found"
 SHARED = (
     "container sharing network namespace with another container or host cannot be connected to any"
     " other network"
@@ -106,20 +106,7 @@ class LocalBook:
     def get(self, reference: str) -> BridgeNetwork:
         """`reference`: name, id or the beginning of an id. Raises `NotFound`, or `InvalidArgument`
         for an ambiguous one."""
-        everything = self.all()
-        for matches in (
-            [n for n in everything if n.id == reference],
-            [n for n in everything if n.name == reference],
-            [n for n in everything if reference and n.id.startswith(reference)],
-        ):
-            if len(matches) > 1:
-                raise InvalidArgument(
-                    f"{len(matches)} matches found based on ID prefix: network {reference} is"
-                    " ambiguous"
-                )
-            if matches:
-                return matches[0]
-        raise NotFound(NOT_FOUND.format(reference))
+        return find_network(self.all(), reference)
 
     def is_own(self, reference: str) -> bool:
         """Whether it names a network of this node; `host` and `none` are such. Raises

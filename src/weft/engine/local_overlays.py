@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from weft.engine.attacher import Attacher, Granted
-from weft.engine.local_book import NOT_FOUND, LocalBook
+from weft.engine.local_book import LocalBook
 from weft.engine.network import NetworkLoop
 from weft.errors import (
     Conflict,
@@ -29,6 +29,7 @@ from weft.model.attached import AttachedContainer, AttachmentWanted
 from weft.model.endpoint_settings import EndpointSettings
 from weft.model.ids import AttachmentId, NetworkId
 from weft.model.local_sandbox import LocalSandbox
+from weft.model.network_lookup import NOT_FOUND
 
 KINDS: Mapping[type[WeftError], str] = MappingProxyType(
     {

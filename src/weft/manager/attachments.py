@@ -1,13 +1,14 @@
 """Grants nodes the places of their own containers on networks of the swarm, and notes the places
 that they have given up."""
 
-from weft.control.requests.attachments import attachment, find_network
+from weft.control.requests.attachments import attachment
 from weft.errors import Exhausted, FailedPrecondition, OperationFailed
 from weft.manager.statuses import Report, merged
 from weft.manager.transaction import transact
 from weft.model.attached import AttachmentGrant
 from weft.model.ids import NodeId
 from weft.model.meta import Nanoseconds
+from weft.model.network_lookup import find_network
 from weft.session.base import AttachmentRequest
 from weft.store.base import Store
 
@@ -27,7 +28,7 @@ async def attach(
     task = store.state.tasks.get(request.id)
     if task is None or not task.attachments:
         raise FailedPrecondition(f"cannot attach container {wanted.container.name}: it was ended")
-    network = find_network(store.state, task.attachments[0].network)
+    network = find_network(store.state.networks.values(), task.attachments[0].network)
     return AttachmentGrant(
         network=network.id, name=network.name, address=task.attachments[0].address
     )

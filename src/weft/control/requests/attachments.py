@@ -12,11 +12,12 @@ from ipaddress import IPv4Address
 import msgspec
 
 from weft.control.allocator.addresses import NONE_FIXED, Book, unusable
-from weft.errors import Conflict, Exhausted, Forbidden, InvalidArgument, NotFound
+from weft.errors import Conflict, Exhausted, Forbidden, InvalidArgument
 from weft.model.attached import AttachmentWanted
 from weft.model.ids import NetworkId, NodeId, ServiceId, TaskId
 from weft.model.meta import Nanoseconds
 from weft.model.network import Network
+from weft.model.network_lookup import find_network
 from weft.model.service import ContainerSpec, NetworkAttachmentSpec, TaskSpec
 from weft.model.state import Change, ClusterState, Put
 from weft.model.task import Attachment, Task, TaskState, TaskStatus
@@ -36,7 +37,7 @@ def attachment(
     known = state.tasks.get(id)
     if known is not None:
         return _again(known, node, wanted)
-    network = find_network(state, wanted.network)
+    network = find_network(state.networks.values(), wanted.network)
     if not network.spec.attachable:
         raise Forbidden(f"network {wanted.network} not manually attachable")
     if sum(task.attached is not None for task in state.tasks_on(node).values()) >= MOST:
@@ -64,22 +65,6 @@ def attachment(
     )
     moved = [Put(_with_cursor(network, cursor)) for cursor in book.cursors.values()]
     return [Put(task), *moved]
-
-
-def find_network(state: ClusterState, reference: str) -> Network:
-    """By id, name, or the beginning of an id. Raises `NotFound`, or `InvalidArgument` for an
-    ambiguous reference."""
-    exact = state.networks.get(NetworkId(reference)) or state.named("network", reference)
-    if isinstance(exact, Network):
-        return exact
-    found = [n for id, n in state.networks.items() if reference and id.startswith(reference)]
-    if len(found) > 1:
-        raise InvalidArgument(
-            f"{len(found)} matches found based on ID prefix: network {reference} is ambiguous"
-        )
-    if not found:
-        raise NotFound(f"network {reference} not found")
-    return found[0]
 
 
 def _again(known: Task, node: NodeId, wanted: AttachmentWanted) -> list[Change]:
