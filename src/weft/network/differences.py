@@ -15,6 +15,15 @@ WORDS: Mapping[How, str] = {
     "wrong": "it is not as it should be",
 }
 
+_MISSING = (
+    op.AddNamespace, op.AddLink, op.AddAddress, op.AddNeighbour, op.AddForwarding, op.AddRoute,
+    op.AddRule,
+)  # fmt: skip
+_FOREIGN = (
+    op.RemoveNamespace, op.RemoveLink, op.RemoveAddress, op.RemoveNeighbour, op.RemoveForwarding,
+    op.RemoveRoute, op.RemoveRule, op.RemoveTable,
+)  # fmt: skip
+
 
 class Difference(NamedTuple):
     how: How
@@ -27,54 +36,43 @@ class Difference(NamedTuple):
 
 def difference(operation: Operation, names: Mapping[str, str]) -> Difference:
     """`names`: of networks, by the names of their namespaces."""
+    return Difference(_how(operation), _what(operation, names))
+
+
+def _how(operation: Operation) -> How:
+    if isinstance(operation, _MISSING):
+        return "missing"
+    return "foreign" if isinstance(operation, _FOREIGN) else "wrong"
+
+
+def _what(operation: Operation, names: Mapping[str, str]) -> str:
     where = _place(operation.namespace, names)
     match operation:
-        case op.AddNamespace(namespace):
-            return Difference("missing", f"network namespace {_named(namespace, names)}")
-        case op.RemoveNamespace(namespace):
-            return Difference("foreign", f"network namespace {_named(namespace, names)}")
+        case op.AddNamespace(namespace) | op.RemoveNamespace(namespace):
+            return f"network namespace {_named(namespace, names)}"
         case op.AddLink(link=link):
-            return Difference("missing", f"link {link.name} {where}")
+            return f"link {link.name} {where}"
         case op.RemoveLink(name=name):
-            return Difference("foreign", f"link {name} {where}")
+            return f"link {name} {where}"
         case op.SetLink(name=name):
-            return Difference("wrong", f"link {name} {where} ({_settings(operation)})")
-        case op.AddAddress(device=device, address=address):
-            return Difference("missing", f"address {address} of {device} {where}")
-        case op.RemoveAddress(device=device, address=address):
-            return Difference("foreign", f"address {address} of {device} {where}")
+            return f"link {name} {where} ({_settings(operation)})"
+        case op.AddAddress() | op.RemoveAddress():
+            return f"address {operation.address} of {operation.device} {where}"
+        case op.AddNeighbour(neighbour=n) | op.RemoveNeighbour(neighbour=n):
+            return f"neighbour entry {n.address} at {n.mac} on {n.device} {where}"
+        case op.AddForwarding(entry=e) | op.RemoveForwarding(entry=e):
+            return f"forwarding entry {e.mac}{_to(e.vtep)} on {e.device} {where}"
+        case op.AddRoute(route=route) | op.RemoveRoute(route=route):
+            return f"route to {route.destination} by {route.device} {where}"
+        case op.AddRule(rule=rule) | op.RemoveRule(rule=rule):
+            return f"policy rule {rule.priority} {where}"
         case op.SetSysctl(key=key, value=value):
-            return Difference("wrong", f"sysctl {key} {where} (should be {value})")
+            return f"sysctl {key} {where} (should be {value})"
         case op.ReplaceTable(table=table) | op.ChangeTable(table=table):
-            return Difference("wrong", f"nftables table {table.family} {table.name} {where}")
+            return f"nftables table {table.family} {table.name} {where}"
         case op.RemoveTable(family=family, name=name):
-            return Difference("foreign", f"nftables table {family} {name} {where}")
-    return _entry(operation, where)
-
-
-def _entry(operation: Operation, where: str) -> Difference:
-    match operation:
-        case op.AddNeighbour(neighbour=n):
-            return Difference(
-                "missing", f"neighbour entry {n.address} at {n.mac} on {n.device} {where}"
-            )
-        case op.RemoveNeighbour(neighbour=n):
-            return Difference(
-                "foreign", f"neighbour entry {n.address} at {n.mac} on {n.device} {where}"
-            )
-        case op.AddForwarding(entry=e):
-            return Difference("missing", f"forwarding entry {e.mac}{_to(e.vtep)} on {e.device} {where}")  # fmt: skip
-        case op.RemoveForwarding(entry=e):
-            return Difference("foreign", f"forwarding entry {e.mac}{_to(e.vtep)} on {e.device} {where}")  # fmt: skip
-        case op.AddRoute(route=route):
-            return Difference("missing", f"route to {route.destination} by {route.device} {where}")
-        case op.RemoveRoute(route=route):
-            return Difference("foreign", f"route to {route.destination} by {route.device} {where}")
-        case op.AddRule(rule=rule):
-            return Difference("missing", f"policy rule {rule.priority} {where}")
-        case op.RemoveRule(rule=rule):
-            return Difference("foreign", f"policy rule {rule.priority} {where}")
-    return Difference("wrong", str(operation))
+            return f"nftables table {family} {name} {where}"
+    return str(operation)
 
 
 def _to(vtep: object) -> str:
