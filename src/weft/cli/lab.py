@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from types import FrameType
 
 import click
 
@@ -41,7 +40,7 @@ def command() -> None:
 @click.option("--no-image", is_flag=True, help="Do without the demo image.")
 def up_command(nodes: int | None, managers: int, no_image: bool) -> None:
     """Bring the lab up, or mend what is missing of it."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     lab.up(LAYOUT, nodes, Progress(), managers=managers, image=not no_image)
     click.echo(reachable())
 
@@ -195,7 +194,3 @@ def reachable() -> str:
         f" client -- CMD   from {LAYOUT.client.address}, outside the cluster\n  weft lab tour      "
         "           what there is to see\n  weft lab down                 takes it all away\n"
     )
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
