@@ -65,7 +65,7 @@ def _service(state: ClusterState, reference: str) -> CaptureWanted:
 def _task(state: ClusterState, reference: str) -> CaptureWanted:
     """`webapp.1` is the task that runs in that place."""
     running = (task for task in state.tasks.values() if task.state <= TaskState.RUNNING)
-    placed = [task.id for task in running if task.name.removesuffix(f".{task.id}") == reference]
+    placed = [task.id for task in running if task.place == reference]
     if len(placed) == 1:
         return CaptureWanted(task=placed[0])
     return CaptureWanted(task=lookup.find("task", reference, state.tasks).id)

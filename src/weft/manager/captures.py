@@ -101,10 +101,14 @@ class Watchers:
         return self._wanted.task not in state.tasks
 
     def running(self, state: ClusterState) -> Iterable[Task]:
-        if self._wanted.service is not None:
-            found: Iterable[Task] = state.tasks_of(self._wanted.service).values()
+        wanted = self._wanted
+        if wanted.network is not None:
+            found: Iterable[Task] = state.tasks_attached(wanted.network).values()
+        elif wanted.service is not None:
+            found = state.tasks_of(wanted.service).values()
         else:
-            found = state.tasks.values()
+            one = state.tasks.get(wanted.task) if wanted.task is not None else None
+            found = [one] if one is not None else []
         return (task for task in found if self._match(task))
 
     def _match(self, task: Task) -> bool:
@@ -123,10 +127,11 @@ def _names(state: ClusterState, wanted: CaptureWanted) -> Iterator[tuple[str, st
         if wanted.network is not None
         else {each.network for task in watcher.running(state) for each in task.attachments}
     )
-    for task in state.tasks.values():
-        for each in task.attachments:
-            if each.network in networks and task.state <= TaskState.RUNNING:
-                yield str(each.address.ip), task.name.removesuffix(f".{task.id}")
+    for network in networks:
+        for task in state.tasks_attached(network).values():
+            for each in task.attachments:
+                if each.network == network and task.state <= TaskState.RUNNING:
+                    yield str(each.address.ip), task.place
     for service in state.services.values():
         for virtual in service.endpoint.addresses:
             if virtual.network in networks:

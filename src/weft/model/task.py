@@ -123,9 +123,14 @@ class Task(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tr
     def name(self) -> str:
         """`webapp.1.<task id>`, or with the node's id in place of the number if that is 0; the name
         of an attached container."""
+        return self.place if self.attached is not None else f"{self.place}.{self.id}"
+
+    @property
+    def place(self) -> str:
+        """`webapp.1`: the name that the task's replacement will have too."""
         if self.attached is not None:
             return self.attached.name
-        return f"{self.service_name}.{self.number or self.node}.{self.id}"
+        return f"{self.service_name}.{self.number or self.node}"
 
     @property
     def number(self) -> int:

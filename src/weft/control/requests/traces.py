@@ -180,7 +180,7 @@ def _found(state: ClusterState, reference: str, what: str) -> Thing:
 def _exact(state: ClusterState, reference: str) -> Iterable[Thing]:
     address = _address(reference)
     for task in state.tasks.values():
-        names = (task.id, task.name, f"{task.service_name}.{task.number or task.node}")
+        names = (task.id, task.name, task.place)
         if reference in names or any(a.address.ip == address for a in task.attachments):
             yield task
     for service in state.services.values():
