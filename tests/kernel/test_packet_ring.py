@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.kernel.throwaway import in_throwaway, sh
 from weft.errors import OperationFailed
 from weft.lens.capture.filters import compiled
 from weft.linux.packet_ring import BLOCK, PacketRing, attach_filter
-from weft.model.capture import Instruction, Record, records
+from weft.model.capture import Instruction, records
 from weft.network.vantage import wire_filter
 
 MEMORY = 4 * BLOCK
@@ -30,6 +31,15 @@ def frame(text: bytes, kind: bytes = TYPE) -> bytes:
     return bytes(5) + b"\x01" + bytes(5) + b"\x02" + kind + text.ljust(50, b"\0")
 
 
+class Packet(NamedTuple):
+    """Of `records`."""
+
+    time: int
+    length: int
+    sent: int
+    data: bytes
+
+
 class Wire:
     """Sends frames by `here`; what arrives at `there` is watched."""
 
@@ -41,12 +51,12 @@ class Wire:
         self.sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
         self.sender.bind(("here", 0))
 
-    async def until(self, last: bytes) -> list[Record]:
+    async def until(self, last: bytes) -> list[Packet]:
         """All packets up to one with that text."""
-        found: list[Record] = []
+        found: list[Packet] = []
         async with asyncio.timeout(20):
             while not any(last in each.data for each in found):
-                found += records(await self.ring.read())
+                found += map(Packet._make, records(await self.ring.read()))
         return found
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import click
 import msgspec
@@ -21,8 +21,8 @@ from weft.api.client import Api
 from weft.cli.keys import socket_path
 from weft.errors import OperationFailed, Unavailable, cause_of
 from weft.lens.capture.filters import compiled
-from weft.lens.capture.lines import line
-from weft.lens.capture.order import Order, Packet
+from weft.lens.capture.lines import Seen, line, read
+from weft.lens.capture.order import Order, Timed
 from weft.lens.capture.pcapng import Writer
 from weft.model.capture import (
     LENGTH,
@@ -40,10 +40,17 @@ LINGER = 30.0
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
 
 
-class Output(Protocol):
+T = TypeVar("T")
+
+
+class Output(Protocol[T]):
+    """`T` is what an output makes of a packet, before it is the packet's turn."""
+
     def names(self, names: tuple[tuple[str, str], ...]) -> None: ...
 
-    def packet(self, packet: Packet) -> None: ...
+    def read(self, place: str, data: bytes, ahead: Nanoseconds) -> Sequence[Timed[T]]: ...
+
+    def write(self, packets: Sequence[Timed[T]]) -> None: ...
 
     def flush(self) -> None: ...
 
@@ -60,10 +67,14 @@ class Lines:
     def names(self, names: tuple[tuple[str, str], ...]) -> None:
         self._names = dict(names)
 
-    def packet(self, packet: Packet) -> None:
-        number = self._places.setdefault(packet.place, len(self._places))
-        text = line(packet, self._names)
-        click.echo(click.style(text, fg=COLOURS[number % len(COLOURS)]))
+    def read(self, place: str, data: bytes, ahead: Nanoseconds) -> Sequence[Timed[Seen]]:
+        return read(place, data, ahead)
+
+    def write(self, packets: Sequence[Timed[Seen]]) -> None:
+        for seen_at, packet in packets:
+            number = self._places.setdefault(packet[0], len(self._places))
+            text = line(seen_at, packet, self._names)
+            click.echo(click.style(text, fg=COLOURS[number % len(COLOURS)]))
 
     def flush(self) -> None:
         sys.stdout.flush()
@@ -72,13 +83,13 @@ class Lines:
         """Said at the end, as for a file."""
 
 
-class Session:
+class Session(Generic[T]):
     """One capture, from its events to its output."""
 
-    def __init__(self, output: Output, most: int | None) -> None:
+    def __init__(self, output: Output[T], most: int | None) -> None:
         self._output = output
         self._left = most
-        self._order = Order()
+        self._order = Order(output.read)
         self._dropped: Counter[str] = Counter()
         self._taken = 0
         self._latest = 0
@@ -135,16 +146,15 @@ class Session:
     def _is_over(self) -> bool:
         return self._end is not None and self._order.has_told(self._end)
 
-    def _write(self, packets: Sequence[Packet]) -> bool:
+    def _write(self, packets: Sequence[Timed[T]]) -> bool:
         """False if these were enough."""
-        for packet in packets:
-            if self._left == 0:
-                return False
-            self._output.packet(packet)
-            self._taken += 1
-            self._latest = packet.time
-            if self._left is not None:
-                self._left -= 1
+        packets = packets[: self._left]
+        if packets:
+            self._output.write(packets)
+            self._taken += len(packets)
+            self._latest = packets[-1][0]
+        if self._left is not None:
+            self._left -= len(packets)
         self._output.flush()
         return self._left != 0
 
@@ -189,9 +199,11 @@ def command(
     body = {"Name": name, "Underlay": underlay, "Filter": compiled(expression, snaplen)}
     with ExitStack() as opened:
         answer = opened.enter_context(closing(Api(socket_path(), 30).stream("/weft/capture", body)))
-        output: Output = Lines() if path is None else _file(path, snaplen, opened)
         try:
-            Session(output, count).run(events(answer))
+            if path is None:
+                Session(Lines(), count).run(events(answer))
+            else:
+                Session(_file(path, snaplen, opened), count).run(events(answer))
         except BrokenPipeError:  # the reader of standard output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 

@@ -44,10 +44,9 @@ _BLOCK_STATUS = struct.Struct("=I")
 _STATUS_AT = 8
 _BLOCK_HEAD = struct.Struct("=II")
 """num_pkts and offset_to_first_pkt, behind the status."""
-_PACKET = struct.Struct("=IIIIIIH")
-"""struct tpacket3_hdr: next_offset, sec, nsec, snaplen, len, status, mac."""
-_KIND_AT = 48 + 10
-"""sll_pkttype of the struct sockaddr_ll that follows the header."""
+_PACKET = struct.Struct("=IIIIIIH32xB")
+"""struct tpacket3_hdr (next_offset, sec, nsec, snaplen, len, status, mac), and sll_pkttype of the
+struct sockaddr_ll that follows it."""
 _COUNTS = struct.Struct("=III")
 """struct tpacket_stats_v3: packets, drops, freezes."""
 _INSTRUCTION = struct.Struct("=HBBI")
@@ -110,15 +109,13 @@ class PacketRing:
         """The packets of the block, which the kernel has again afterwards."""
         memory, found = self._memory, list[bytes]()
         count, offset = _BLOCK_HEAD.unpack_from(memory, at + _STATUS_AT + _BLOCK_STATUS.size)
-        place = at + offset
+        place, unpack, pack = at + offset, _PACKET.unpack_from, HEADER.pack
         for _ in range(count):
-            step, seconds, nanoseconds, kept, length, _status, start = _PACKET.unpack_from(
-                memory, place
-            )
+            step, seconds, nanoseconds, kept, length, _status, start, kind = unpack(memory, place)
             kept = min(kept, MAX_PACKET)
-            time, sent = seconds * 10**9 + nanoseconds, memory[place + _KIND_AT] == PACKET_OUTGOING
-            found.append(HEADER.pack(time, length, kept, sent))
-            found.append(memory[place + start : place + start + kept])
+            time = seconds * 10**9 + nanoseconds
+            head = pack(time, length, kept, kind == PACKET_OUTGOING)
+            found.append(head + memory[place + start : place + start + kept])
             place += step
         _BLOCK_STATUS.pack_into(memory, at + _STATUS_AT, TP_STATUS_KERNEL)
         return b"".join(found)

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from weft.errors import InvalidArgument
 from weft.lens.capture.filters import compiled
-from weft.lens.capture.lines import described, line
-from weft.lens.capture.order import LONGEST, PATIENCE, Order, Packet
+from weft.lens.capture.lines import Seen, described, line, read
+from weft.lens.capture.order import LONGEST, PATIENCE, Order, Timed
 from weft.lens.capture.pcapng import Writer
-from weft.model.capture import HEADER, CaptureFrame, NodePackets, Record, records
+from weft.model.capture import HEADER, CaptureFrame, NodePackets, records
 
 START = 1_700_000_000 * 10**9
 WEB, DB = "10.0.1.3", "10.0.1.4"
@@ -53,7 +53,7 @@ def tcp(flags: int) -> bytes:
 
 def test_records_are_what_was_written() -> None:
     data = record(1, b"ab") + record(2, b"", sent=True)
-    assert list(records(data)) == [Record(1, 2, 0, b"ab"), Record(2, 0, 1, b"")]
+    assert list(records(data)) == [(1, 2, 0, b"ab"), (2, 0, 1, b"")]
 
 
 @given(st.binary(max_size=60))
@@ -62,48 +62,48 @@ def test_any_other_data_is_refused_or_read_to_its_end(data: bytes) -> None:
         found = list(records(data))
     except InvalidArgument:
         return
-    assert sum(HEADER.size + len(each.data) for each in found) == len(data)
+    assert sum(HEADER.size + len(kept) for *_, kept in found) == len(data)
 
 
 # --- order
 
 
 def test_packets_come_in_the_order_of_their_times() -> None:
-    order = Order()
+    order = Order(read)
     given = (
         told("n1", START + 40, START + 10, START + 30),
         told("n2", START + 50, START + 20, START + 40),
     )
     assert [packet for each in given for packet in order.add(each)] == []
-    assert [packet.place[:2] for packet in order.rest()] == ["n1", "n2", "n1", "n2"]
+    assert [place[:2] for _, (place, _) in order.rest()] == ["n1", "n2", "n1", "n2"]
 
 
 def test_a_packet_waits_only_until_nothing_earlier_can_come() -> None:
-    order = Order()
+    order = Order(read)
     assert list(order.add(told("n1", START + 1, START))) == []
     assert list(order.add(told("n2", START + PATIENCE + 1))) == []
     later = order.add(told("n1", START + PATIENCE + 1))
-    assert [packet.time for packet in later] == [START]
+    assert [time for time, _ in later] == [START]
 
 
 def test_a_node_that_has_more_to_tell_is_waited_for_but_not_for_ever() -> None:
-    order = Order()
+    order = Order(read)
     later = START + LONGEST
     order.add(told("n1", START, START))
     order.add(told("n2", later - 1, START + 1, caught_up=False))
     assert not order.has_told(START)
     assert order.add(told("n1", later - 1)) == []
-    assert [packet.time for packet in order.add(told("n1", later))] == [START]
+    assert [time for time, _ in order.add(told("n1", later))] == [START]
     order.forget("n2")
     assert order.has_told(START)
 
 
 def test_clocks_are_corrected() -> None:
-    order = Order()
+    order = Order(read)
     ahead = 5 * 10**9
     list(order.add(told("n1", START + ahead + 20, START + ahead + 10, ahead=ahead)))
     list(order.add(told("n2", START + 20, START + 11)))
-    assert [(packet.place[:2], packet.time - START) for packet in order.rest()] == [
+    assert [(place[:2], time - START) for time, (place, _) in order.rest()] == [
         ("n1", 10),
         ("n2", 11),
     ]
@@ -111,13 +111,13 @@ def test_clocks_are_corrected() -> None:
 
 @given(st.lists(st.lists(st.integers(0, 100), max_size=5), max_size=5))
 def test_no_packet_is_lost(blocks: list[list[int]]) -> None:
-    order, seen = Order(), list[Packet]()
+    order, seen = Order(read), list[Timed[Seen]]()
     for number, block in enumerate(blocks):
         seen += order.add(
             told(f"n{number}", START + number * PATIENCE, *(START + t for t in block))
         )
     seen += order.rest()
-    assert sorted(p.time for p in seen) == sorted(START + t for block in blocks for t in block)
+    assert sorted(time for time, _ in seen) == sorted(START + t for block in blocks for t in block)
 
 
 # --- pcapng
@@ -133,22 +133,18 @@ def blocks(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += length
 
 
-def written(*packets: Packet) -> bytes:
+def written(*packets: tuple[str, bytes]) -> bytes:
     out = io.BytesIO()
     writer = Writer(out, "weft", 65535)
     writer.names([(WEB, "web.1"), (DB, "db")])
-    for packet in packets:
-        writer.packet(packet)
+    for node, data in packets:
+        writer.write(writer.read(f"{node}/eth0", record(START, data, sent=True), 0))
     writer.lost("n1/eth0", 7, START)
     return out.getvalue()
 
 
-def packet(node: str, data: bytes, time: int = START) -> Packet:
-    return Packet(time, f"{node}/eth0", len(data), 1, data)
-
-
 def test_each_place_is_described_once_and_before_its_packets() -> None:
-    found = list(blocks(written(*(packet(n, tcp(2)) for n in ("n1", "n2", "n1")))))
+    found = list(blocks(written(*((n, tcp(2)) for n in ("n1", "n2", "n1")))))
     assert [kind for kind, _ in found] == [0x0A0D0D0A, 4, 1, 6, 1, 6, 6, 5]
     assert [struct.unpack_from("<I", body)[0] for kind, body in found if kind == 6] == [0, 1, 0]
 
@@ -156,7 +152,7 @@ def test_each_place_is_described_once_and_before_its_packets() -> None:
 @pytest.mark.parametrize("length", [0, 1, 2, 3, 4, 61, 1514])
 def test_a_packet_is_kept_whatever_its_length(length: int) -> None:
     data = bytes(i % 256 for i in range(length))
-    body = next(body for kind, body in blocks(written(packet("n1", data))) if kind == 6)
+    body = next(body for kind, body in blocks(written(("n1", data))) if kind == 6)
     _, high, low, kept, original = struct.unpack_from("<IIIII", body)
     assert (high << 32 | low, kept, original) == (START, length, length)
     assert body[20 : 20 + length] == data
@@ -164,7 +160,7 @@ def test_a_packet_is_kept_whatever_its_length(length: int) -> None:
 
 @pytest.mark.skipif(shutil.which("tcpdump") is None, reason="needs tcpdump")
 def test_tcpdump_reads_it(tmp_path: Path) -> None:
-    (tmp_path / "f").write_bytes(written(packet("n1", tcp(2)), packet("n2", tcp(0x12))))
+    (tmp_path / "f").write_bytes(written(("n1", tcp(2)), ("n2", tcp(0x12))))
     read = subprocess.run(
         ["tcpdump", "-n", "-tt", "-r", tmp_path / "f"], capture_output=True, text=True, check=True
     )
@@ -199,7 +195,7 @@ def test_what_a_frame_carries(frame: bytes, words: str) -> None:
 
 @given(st.binary(max_size=80))
 def test_whatever_was_captured_has_a_line(data: bytes) -> None:
-    assert line(packet("n1", data), NAMES).isprintable()
+    assert line(START, ("n1/eth0", (START, len(data), 1, data)), NAMES).isprintable()
 
 
 # --- filters

@@ -4,11 +4,13 @@
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 
-from weft.lens.capture.order import Packet
+from weft.lens.capture.order import Timed
+from weft.model.capture import Record, records
+from weft.model.meta import Nanoseconds
 
 _ARP, _IPV4, _IPV6 = 0x0806, 0x0800, 0x86DD
 _ETHERNET, _IP = 14, 20
@@ -22,12 +24,21 @@ Names = Mapping[str, str]
 """By IPv4 address."""
 
 
-def line(packet: Packet, names: Names) -> str:
-    time = datetime.fromtimestamp(packet.time // 10**9).strftime("%H:%M:%S")
-    micros = packet.time % 10**9 // 1000
-    way = "out" if packet.sent else "in "
-    what = described(packet.data, names)
-    return f"{time}.{micros:06d} {packet.place:<28} {way}  {what} {packet.length}"
+Seen = tuple[str, Record]
+"""A packet, and where: `node1/webapp.1/eth0`."""
+
+
+def read(place: str, data: bytes, ahead: Nanoseconds) -> Sequence[Timed[Seen]]:
+    """A place's packets. Raises `InvalidArgument` for records that are none."""
+    return [(max(0, record[0] - ahead), (place, record)) for record in records(data)]
+
+
+def line(time: Nanoseconds, packet: Seen, names: Names) -> str:
+    place, (_, length, sent, data) = packet
+    second = datetime.fromtimestamp(time // 10**9).strftime("%H:%M:%S")
+    micros = time % 10**9 // 1000
+    way = "out" if sent else "in "
+    return f"{second}.{micros:06d} {place:<28} {way}  {described(data, names)} {length}"
 
 
 def described(frame: bytes, names: Names) -> str:

@@ -7,11 +7,11 @@ keeps the others waiting no longer. Times are the manager's: each node's clock i
 far it is ahead."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Generic, TypeVar
 
-from weft.model.capture import NodePackets, records
+from weft.model.capture import NodePackets
 from weft.model.meta import SECOND, Nanoseconds
 
 PATIENCE = SECOND // 2
@@ -19,40 +19,35 @@ PATIENCE = SECOND // 2
 LONGEST = 10 * SECOND
 _TIME = itemgetter(0)
 
-
-class Packet(NamedTuple):
-    time: Nanoseconds
-    """By the manager's clock."""
-    place: str
-    """`node1/webapp.1/eth0`"""
-    length: int
-    """Bytes on the wire."""
-    sent: int
-    """1 if the interface sent it, 0 if it received it."""
-    data: bytes
-    """The first bytes of the Ethernet frame."""
+T = TypeVar("T")
+Timed = tuple[Nanoseconds, T]
+Read = Callable[[str, bytes, Nanoseconds], Sequence[Timed[T]]]
+"""From a place (`node1/webapp.1/eth0`), the records of some packets seen there, and by how much
+their times are ahead: what is kept of each packet, with its time. Raises `InvalidArgument`."""
 
 
-class Order:
-    def __init__(self) -> None:
-        self._waiting: list[Packet] = []
+class Order(Generic[T]):
+    def __init__(self, read: Read[T]) -> None:
+        self._read = read
+        self._waiting: dict[str, list[Timed[T]]] = {}
+        """By place, in the order of their times."""
         self._places: dict[tuple[str, int], str] = {}
         self._told: dict[str, Nanoseconds] = {}
         """Up to which time each node has told what it has seen."""
 
-    def add(self, packets: NodePackets) -> Sequence[Packet]:
+    def add(self, packets: NodePackets) -> Sequence[Timed[T]]:
         """Takes a node's frame, and gives the packets whose turn it is. Raises `InvalidArgument`
         for records that are none."""
         node, frame, ahead = packets.node, packets.frame, packets.ahead
         for number, name in frame.opened:
             self._places[node, number] = f"{node}/{name}"
-        latest = frame.now if frame.caught_up else 0
+        latest = frame.now - ahead if frame.caught_up else 0
         for number, data in frame.packets:
             place = self.place(node, number)
-            for time, length, sent, kept in records(data):
-                self._waiting.append(Packet(max(0, time - ahead), place, length, sent, kept))
-                latest = max(latest, time)
-        self._told[node] = max(self._told.get(node, 0), latest - ahead)
+            if found := self._read(place, data, ahead):
+                self._waiting.setdefault(place, []).extend(found)
+                latest = max(latest, found[-1][0])
+        self._told[node] = max(self._told.get(node, 0), latest)
         return self._until(max(min(self._told.values()) - PATIENCE, frame.now - ahead - LONGEST))
 
     def forget(self, node: str) -> None:
@@ -67,15 +62,18 @@ class Order:
         """Where an interface of a frame is."""
         return self._places.get((node, number), f"{node}/interface {number}")
 
-    def rest(self) -> Sequence[Packet]:
+    def rest(self) -> Sequence[Timed[T]]:
         """All that still waits."""
-        self._waiting.sort(key=_TIME)
-        rest, self._waiting = self._waiting, []
+        rest = sorted((each for waiting in self._waiting.values() for each in waiting), key=_TIME)
+        self._waiting.clear()
         return rest
 
-    def _until(self, time: Nanoseconds) -> Sequence[Packet]:
-        """Sorting is cheap: what waits is sorted already, but for what this frame has added."""
-        self._waiting.sort(key=_TIME)
-        turn = bisect_right(self._waiting, time, key=_TIME)
-        found, self._waiting = self._waiting[:turn], self._waiting[turn:]
+    def _until(self, time: Nanoseconds) -> Sequence[Timed[T]]:
+        found = list[Timed[T]]()
+        for waiting in self._waiting.values():
+            if waiting and waiting[0][0] <= time:
+                turn = bisect_right(waiting, time, key=_TIME)
+                found += waiting[:turn]
+                del waiting[:turn]
+        found.sort(key=_TIME)
         return found

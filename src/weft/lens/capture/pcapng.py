@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
 from typing import BinaryIO
 
-from weft.lens.capture.order import Packet
+from weft.lens.capture.order import Timed
+from weft.model.capture import records
+from weft.model.meta import Nanoseconds
 
 _SECTION, _INTERFACE, _NAMES, _STATISTICS, _PACKET = 0x0A0D0D0A, 1, 4, 5, 6
 _ETHERNET = 1
@@ -29,15 +31,6 @@ the wire."""
 _LOW = 0xFFFFFFFF
 
 
-def _flagged(flag: int) -> tuple[bytes, ...]:
-    """What follows a packet's data, for 0 to 3 bytes of padding: the direction, and the end of
-    options."""
-    return tuple(bytes(n) + struct.pack("<HHIHH", _FLAGS, 4, flag, 0, 0) for n in range(4))
-
-
-_RECEIVED, _SENT = _flagged(_INBOUND), _flagged(_OUTBOUND)
-_TAIL_SIZE = len(_SENT[0]) + 4
-
 Option = tuple[int, bytes]
 
 
@@ -48,6 +41,8 @@ class Writer:
         self._out = out
         self._snaplen = snaplen
         self._interfaces: dict[str, int] = {}
+        self._ends: dict[tuple[int, int], tuple[int, bytes]] = {}
+        """By a packet's bytes and direction: its block's length, and what follows its data."""
         head = struct.pack("<IHHq", _BYTE_ORDER, 1, 0, -1)
         self._write(_SECTION, head, [(_APPLICATION, application.encode())])
 
@@ -60,17 +55,23 @@ class Writer:
         if body:
             self._write(_NAMES, body + struct.pack("<HH", 0, 0), [])
 
-    def packet(self, packet: Packet) -> None:
-        time, place, length, sent, data = packet
+    def read(self, place: str, data: bytes, ahead: Nanoseconds) -> Sequence[Timed[bytes]]:
+        """The blocks of a place's packets, to be written in any order. Raises `InvalidArgument` for
+        records that are none."""
         interface = self._interfaces.get(place)
         if interface is None:
             interface = self._describe(place)
-        kept = len(data)
-        padding = -kept % 4
-        size = _PACKET_HEAD.size + kept + padding + _TAIL_SIZE
-        head = _PACKET_HEAD.pack(_PACKET, size, interface, time >> 32, time & _LOW, kept, length)
-        tail = _SENT if sent else _RECEIVED
-        self._out.write(b"".join((head, data, tail[padding], size.to_bytes(4, "little"))))
+        pack, ends = _PACKET_HEAD.pack, self._ends
+        found = list[Timed[bytes]]()
+        for told, length, sent, packet in records(data):
+            time, kept = max(0, told - ahead), len(packet)
+            size, end = ends.get((kept, sent)) or self._end(kept, sent)
+            head = pack(_PACKET, size, interface, time >> 32, time & _LOW, kept, length)
+            found.append((time, head + packet + end))
+        return found
+
+    def write(self, packets: Iterable[Timed[bytes]]) -> None:
+        self._out.write(b"".join([block for _, block in packets]))
 
     def lost(self, place: str, packets: int, time: int) -> None:
         """How many packets of an interface were dropped in all."""
@@ -86,6 +87,13 @@ class Writer:
         head = struct.pack("<HHI", _ETHERNET, 0, self._snaplen)
         self._write(_INTERFACE, head, [(_IF_NAME, place.encode()), (_IF_RESOLUTION, _NANOSECONDS)])
         return self._interfaces.setdefault(place, len(self._interfaces))
+
+    def _end(self, kept: int, sent: int) -> tuple[int, bytes]:
+        padding = -kept % 4
+        flags = struct.pack("<HHIHH", _FLAGS, 4, _OUTBOUND if sent else _INBOUND, 0, 0)
+        size = _PACKET_HEAD.size + kept + padding + len(flags) + 4
+        end = size, bytes(padding) + flags + size.to_bytes(4, "little")
+        return self._ends.setdefault((kept, sent), end)
 
     def _write(self, kind: int, body: bytes, options: Sequence[Option]) -> None:
         if options:
