@@ -269,6 +269,7 @@ def test_inspect_shows_what_was_asked_for(client: docker.DockerClient) -> None:
         stdin_open=True,
         oom_score_adj=5,
         devices=["/dev/null:/dev/mine:r"],
+        cgroup_parent="/docker/buildx",
         healthcheck={"test": ["CMD", "true"], "interval": 10**9},
     )
     config, host = made.attrs["Config"], made.attrs["HostConfig"]
@@ -286,7 +287,7 @@ def test_inspect_shows_what_was_asked_for(client: docker.DockerClient) -> None:
         "NetworkMode", "RestartPolicy", "Binds", "Tmpfs", "CapAdd", "CapDrop", "SecurityOpt",
         "Memory", "MemoryReservation", "NanoCpus", "CpusetCpus", "CpuShares", "PidsLimit",
         "ShmSize", "Ulimits", "Sysctls", "ExtraHosts", "Dns", "PidMode", "IpcMode", "UTSMode",
-        "ReadonlyRootfs", "Init", "OomScoreAdj", "Devices",
+        "ReadonlyRootfs", "Init", "OomScoreAdj", "Devices", "CgroupParent",
     )} == {
         "NetworkMode": "host",
         "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3},
@@ -298,7 +299,7 @@ def test_inspect_shows_what_was_asked_for(client: docker.DockerClient) -> None:
         "Ulimits": [{"Name": "nofile", "Soft": 10, "Hard": 20}],
         "Sysctls": {"kernel.msgmax": "65536"}, "ExtraHosts": ["db:10.0.0.1"],
         "Dns": ["10.0.0.2"], "PidMode": "host", "IpcMode": "host", "UTSMode": "",
-        "ReadonlyRootfs": True, "Init": True, "OomScoreAdj": 5,
+        "ReadonlyRootfs": True, "Init": True, "OomScoreAdj": 5, "CgroupParent": "/docker/buildx",
         "Devices": [
             {"PathOnHost": "/dev/null", "PathInContainer": "/dev/mine", "CgroupPermissions": "r"}
         ],
@@ -319,7 +320,7 @@ def test_inspect_shows_what_was_asked_for(client: docker.DockerClient) -> None:
         (("--volumes-from", "gone"), "No such container: gone"),
         (("--volume-driver", "nfs"), "HostConfig.VolumeDriver is not supported by Weft"),
         (("--storage-opt", "size=1g"), "HostConfig.StorageOpt is not supported by Weft"),
-        (("--cgroup-parent", "/x"), "HostConfig.CgroupParent is not supported by Weft"),
+        (("--cgroup-parent", "../x"), "invalid cgroup parent '../x': '..' would lead out"),
         (("--gpus", "all"), "HostConfig.DeviceRequests is not supported by Weft"),
         (("--log-driver", "fluentd"), "HostConfig.LogConfig.Type: the log driver fluentd"),
         (("--security-opt", "label=user:x"), "SELinux labels are not supported by Weft"),

@@ -58,21 +58,28 @@ async def test_nothing_of_one_that_has_ended_is_left_to_the_oci_runtime(
     runtime: ConmonRuntime, host: Host
 ) -> None:
     """Neither of one that has other processes in its PID namespace, nor of one that has made control
-    groups of its own."""
+    groups of its own, nor the parent that its user gave it."""
     alone = config_of("sleep", "1000", auto_remove=False)
     shared = config_of("sleep", "1000", auto_remove=False)
     shared = msgspec.structs.replace(shared, shared={"pid": ""})
     nested = config_of("sleep", "1000", auto_remove=False)
-    for config in (alone, shared, nested):
+    below = config_of("sleep", "1000", auto_remove=False)
+    below = msgspec.structs.replace(below, plain=PlainContainer(cgroup_parent="/foo*/bar"))
+    for config in (alone, shared, nested, below):
         await runtime.prepare(config)
         await runtime.start(config.id)
         if config is nested:
             for group in groups_of(config.id):
                 (group / "own").mkdir()
+        if config is below:
+            assert groups_of(config.group)
+            assert groups_of(config.id) == []
+            assert await runtime.top(config.id) == [runtime.get(config.id).pid]
         assert (await runtime.stop(config.id, 0)).state is ContainerState.EXITED
         while (host.run / "oci" / config.id).exists():
             await asyncio.sleep(0.01)
-        assert groups_of(config.id) == []
+        assert groups_of(config.group) == []
+        assert groups_of("foo*") == []
 
 
 def test_one_whose_record_was_lost_with_the_power_is_removed(host: Host) -> None:

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from weft.errors import OperationFailed
 from weft.model.addresses import Port, Protocol
+from weft.model.control_group import group_below
 from weft.model.health import HealthCheck
 from weft.model.ids import ContainerId
 from weft.model.limits import NO_FURTHER, FurtherLimits
@@ -143,6 +144,11 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
         """The mounts; of a container whose record is older than `mounts`, those of its spec, which
         could not have volumes then."""
         return self.mounts or tuple(map(point_of, self.spec.mounts))
+
+    @property
+    def group(self) -> str:
+        """Its control group below the one of all containers."""
+        return group_below("" if self.plain is None else self.plain.cgroup_parent, self.id)
 
 
 class MemoryFile(msgspec.Struct, frozen=True, kw_only=True):

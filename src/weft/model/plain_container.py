@@ -116,6 +116,8 @@ class PlainContainer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     exposed: tuple[tuple[Port, Protocol], ...] = ()
     """Beside those of the image."""
     mac_address: str = ""
+    cgroup_parent: str = ""
+    """As it was written: see `control_group.py`."""
     written: AsWritten = AsWritten()
     stopped_by_user: bool = False
     """Since its last start."""

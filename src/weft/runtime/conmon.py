@@ -463,8 +463,8 @@ class ConmonRuntime:
         return Command(new, id, document, self._oci, files, stdin=stdin, privileged=privileged)
 
     async def top(self, id: ContainerId) -> list[int]:
-        self._box(id).check_running()
-        return self._oci.processes(id)
+        (box := self._box(id)).check_running()
+        return self._oci.processes(box.container.config.group)
 
     def look_away(self) -> None:
         """Ignores all ends from now on. The host may be shutting down; if not, the next daemon

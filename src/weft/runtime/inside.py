@@ -153,9 +153,10 @@ class ConmonInside:
         box = self._runtime.box(id)
         if not box.is_running:
             return None
-        own = box.container.config.namespace is not None
+        config = box.container.config
+        own = config.namespace is not None
         found = await asyncio.to_thread(
-            read_usage, id, box.container.pid, self._clock(), own_network=own
+            read_usage, config.group, box.container.pid, self._clock(), own_network=own
         )
         return found if box.is_running else None
 

@@ -93,14 +93,15 @@ class Maker:
         })  # fmt: skip
         log_bytes = self._logs.conmon_begins(directory, config)
         with mounted(directory.memory, files):
-            conmon, init = await self._oci.create(
-                config.id,
-                directory.path,
-                log_bytes=log_bytes,
-                tty=config.spec.tty,
-                stdin=config.spec.open_stdin,
-                stdin_once=config.stdin_once,
-            )
+            with self._oci.groups.making(config.group):
+                conmon, init = await self._oci.create(
+                    config.id,
+                    directory.path,
+                    log_bytes=log_bytes,
+                    tty=config.spec.tty,
+                    stdin=config.spec.open_stdin,
+                    stdin_once=config.stdin_once,
+                )
         put_away(directory.places)
         try:
             box.write(made=True, started=False, init=init, conmon=ProcessId.of(conmon.pid))

@@ -10,7 +10,6 @@ import asyncio
 import errno
 import os
 import shutil
-import signal
 from pathlib import Path
 
 import msgspec
@@ -21,9 +20,6 @@ from weft.runtime.control_groups import ControlGroups, group_of, groups_of
 from weft.system.process import Output, Process, ProcessId, end_family, read, run, spawn
 from weft.system.scopes import CGROUPS
 from weft.system.trees import remove_tree
-
-_CGROUP_TRIES, _CGROUP_PAUSE = 50, 0.01
-"""Number of attempts to remove a cgroup, and seconds between them."""
 
 
 class _SyncMessage(msgspec.Struct):
@@ -138,22 +134,23 @@ class Oci:
     async def start(self, id: str) -> None:
         await self._run("start", id, "start")
 
-    async def delete(self, id: str) -> None:
-        """A container that the runtime does not know is no error."""
+    async def delete(self, id: str, group: str) -> None:
+        """A container that the runtime does not know is no error. `group`: see
+        `ContainerConfig.group`."""
         output = await run([self.runtime, *self._root, "delete", "--force", id])
         if output.code != 0 and "does not exist" not in output.text:
             raise OperationFailed(f"cannot remove container {id[:12]}: {_reason(output.text)}")
-        await remove_cgroups(id)
+        await self.groups.remove(group)
 
-    async def forget(self, id: str) -> None:
+    async def forget(self, id: str, group: str) -> None:
         """As `delete`, without starting the runtime: for a container that has ended, and whose
         processes the kernel has ended with the first, because they had a PID namespace of their own.
         What is left then is an entry in the runtime's directory and the cgroups. Raises `OSError` if
         the container has made cgroups of its own, which the runtime removes."""
-        for group in groups_of(id):
-            if group.stat().st_nlink > 2:
-                raise OSError(errno.ENOTEMPTY, f"there are groups in {group}")
-        await remove_cgroups(id)
+        for path in groups_of(group):
+            if path.stat().st_nlink > 2:
+                raise OSError(errno.ENOTEMPTY, f"there are groups in {path}")
+        await self.groups.remove(group)
         remove_tree(self._state / id)
 
     async def pause(self, id: str) -> None:
@@ -176,11 +173,11 @@ class Oci:
         output = await run([self.runtime, *self._root, "state", id])
         return output.code == 0 and b'"created"' not in output.text.encode()
 
-    def processes(self, id: str) -> list[int]:
+    def processes(self, group: str) -> list[int]:
         """PIDs from the container's cgroup. The container is always in the hierarchy pids or
         memory."""
         for controller in ("pids", "memory"):
-            path = group_of(id, controller) / "cgroup.procs"
+            path = group_of(group, controller) / "cgroup.procs"
             if path.exists():
                 return sorted(int(line) for line in path.read_text().split())
         return []
@@ -207,23 +204,6 @@ def choose_runtime() -> str:
     """crun is faster, but refuses a host that has both versions of cgroups."""
     hybrid = (CGROUPS / "unified").is_dir()
     return "crun" if shutil.which("crun") and not hybrid else "runc"
-
-
-async def remove_cgroups(id: str) -> None:
-    """Removes the cgroups, and kills the processes in them, of a container that the runtime could
-    not make completely."""
-    for path in groups_of(id):
-        for _ in range(_CGROUP_TRIES):
-            try:
-                for pid in (path / "cgroup.procs").read_text().split():
-                    os.kill(int(pid), signal.SIGKILL)
-                path.rmdir()
-                break
-            except FileNotFoundError:
-                break
-            except (OSError, ValueError):
-                # A cgroup is busy until the kernel has released its last process.
-                await asyncio.sleep(_CGROUP_PAUSE)
 
 
 def processes_with_argument(argument: str) -> list[int]:

@@ -78,23 +78,33 @@ async def end_unmade(oci: Oci, id: str, directory: Directory) -> None:
     """Removes all traces except the files."""
     await kill_makers(directory)
     try:
-        await oci.delete(id)
+        await oci.delete(id, _group(id, directory))
     except OperationFailed as error:
         log.warning("container.delete container=%s cause=%s", id[:12], error)
     unmount_own(directory)
     unmount(directory.memory)
 
 
+def _group(id: str, directory: Directory) -> str:
+    """The container's control group, as its record says; without one, where most have theirs: the
+    runtime itself knows of any other."""
+    try:
+        record = directory.read()
+    except Damaged:
+        return id
+    return id if record is None else record.container.config.group
+
+
 async def forget(oci: Oci, container: Container) -> None:
     """What the OCI runtime still has of a container that has ended. Raises `OperationFailed`."""
     if container.state is ContainerState.EXITED and "pid" not in container.config.shared:
         try:
-            await oci.forget(container.id)
+            await oci.forget(container.id, container.config.group)
         except OSError as error:
             log.warning("container.forget container=%s cause=%s", container.id[:12], error)
         else:
             return
-    await oci.delete(container.id)
+    await oci.delete(container.id, container.config.group)
 
 
 async def unmount_ended(box: Box) -> None:

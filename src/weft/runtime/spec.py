@@ -130,7 +130,7 @@ def container_document(
         ),
         "linux": {
             "namespaces": _namespaces(config, confinement),
-            "cgroupsPath": f"{group}/{config.id}",
+            "cgroupsPath": f"{group}/{config.group}",
             "devices": devices.nodes,
             "resources": resources(config, container.memory_swap) | {"devices": devices.rules},
             "sysctl": _sysctls(config),

@@ -21,7 +21,7 @@ _ReadGroup = Callable[[str, str], str]
 
 
 def read_usage(
-    id: str,
+    group: str,
     pid: int,
     time: Nanoseconds,
     *,
@@ -29,11 +29,12 @@ def read_usage(
     cgroups: Path = CGROUPS,
     proc: Path = PROC,
 ) -> Usage:
-    """`pid`: the container's first process. `own_network`: whether its interfaces are its own."""
+    """`group`: the container's, see `ContainerConfig.group`. `pid`: its first process.
+    `own_network`: whether its interfaces are its own."""
     is_unified = are_version_2(cgroups)
 
     def read(controller: str, file: str) -> str:
-        return _content(group_of(id, controller, cgroups) / file)
+        return _content(group_of(group, controller, cgroups) / file)
 
     system, cpus = _host_time(_content(proc / "stat"))
     host_memory = _pairs(_content(proc / "meminfo").replace(":", "")).get("MemTotal", 0) << 10

@@ -20,7 +20,7 @@ UNUSED: tuple[tuple[Any, tuple[str, ...]], ...] = (
         "CpuRealtimePeriod", "CpuRealtimeRuntime", "CpuCount", "CpuPercent", "IOMaximumIOps",
         "IOMaximumBandwidth",
     )),
-    ("", ("VolumeDriver", "Cgroup", "CgroupParent")),
+    ("", ("VolumeDriver", "Cgroup")),
 )  # fmt: skip
 """Fields of `HostConfig` that no container in Weft uses, with the values that clients see."""
 _DEFAULT_SHM = 64 << 20
@@ -69,6 +69,7 @@ def _confinement_json(container: Container) -> Json:
         "ReadonlyPaths": None if privileges.privileged else list(confinement.read_only_paths),
         "SecurityOpt": written or _security_options(container) or None,
         "CgroupnsMode": plain.modes.cgroup or own,
+        "CgroupParent": plain.cgroup_parent,
         "IpcMode": plain.modes.ipc or "private",
         "PidMode": plain.modes.pid,
         "UTSMode": plain.modes.uts,

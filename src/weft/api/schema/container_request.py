@@ -184,6 +184,7 @@ def _plain_from(wire: NewContainerWire, modes: NamespaceModes) -> PlainContainer
             for binding in (bindings or (BindingWire(),))
         ),
         publish_all=host.publish_all_ports,
+        cgroup_parent=host.cgroup_parent,
         exposed=tuple(
             dict.fromkeys(port for text in wire.exposed_ports for port in ports_of(text))
         ),

@@ -65,7 +65,7 @@ class LimitsWire(Wire, frozen=True):
 
 class HostConfigWire(LimitsWire, frozen=True):
     lacks: ClassVar[tuple[str, ...]] = (
-        "VolumeDriver", "Links", "Cgroup", "StorageOpt", "CgroupParent", "CpuRealtimePeriod", "CpuRealtimeRuntime",
+        "VolumeDriver", "Links", "Cgroup", "StorageOpt", "CpuRealtimePeriod", "CpuRealtimeRuntime",
         "DeviceCgroupRules", "DeviceRequests", "KernelMemory", "KernelMemoryTCP", "CpuCount", "CpuPercent",
         "IOMaximumIOps", "IOMaximumBandwidth",
     )  # fmt: skip
@@ -94,6 +94,7 @@ class HostConfigWire(LimitsWire, frozen=True):
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
     cgroupns_mode: str = ""
+    cgroup_parent: str = ""
     dns: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()

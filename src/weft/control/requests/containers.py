@@ -17,6 +17,7 @@ from weft.control.requests.process_settings import (
 from weft.control.requests.validation import validate_health_check, validate_privileges
 from weft.errors import InvalidArgument, clip
 from weft.model.container_request import ContainerRequest
+from weft.model.control_group import check_parent
 from weft.model.kernel_settings import DOMAIN_NAME
 from weft.model.limits import DeviceLimits, FurtherLimits
 from weft.model.plain_container import PlainContainer
@@ -78,6 +79,7 @@ def _validate_rest(plain: PlainContainer) -> None:
     if plain.auto_remove and plain.restart.name != "no":
         raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
     check_host_name("invalid Domainname", plain.domain_name)
+    check_parent(plain.cgroup_parent)
     for key in plain.written.annotations:
         if not key:
             raise InvalidArgument("invalid Annotations: the empty string is not permitted")
