@@ -13,6 +13,7 @@ from tests.support.agent_rig import Rig, simulated
 from tests.support.engines import nobody
 from tests.support.local_node import LocalNode
 from weft.engine.adapters import NameAdapters, NetworkAdapters
+from weft.engine.local_networks import LocalNetworks
 from weft.engine.local_overlays import LocalOverlays
 from weft.engine.plain_containers import PlainContainers
 from weft.engine.reattachment import Reattachment
@@ -62,8 +63,12 @@ class Node(Rig):
         return found
 
     @property
+    def local(self) -> LocalNetworks:
+        return self.agent.engine.local
+
+    @property
     def overlays(self) -> LocalOverlays:
-        return self.agent.engine.local.overlays
+        return self.local.overlays
 
     def places(self) -> dict[str, TaskAssignment]:
         """What the manager has granted and not heard the end of, by the container's name."""

@@ -113,6 +113,8 @@ class Agent:
                 if self._stored is not None:
                     self._reboot.look()
                     self._take_over(self._stored)
+                else:
+                    self.networking.loop.go_without_swarm()
                 group.create_task(self._reboot.do_without_manager())
                 group.create_task(lasting("uplink", self.uplink.run))
                 group.create_task(lasting("streams", self.streams.run))

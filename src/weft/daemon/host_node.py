@@ -137,6 +137,7 @@ class HostNode:
         except NoSuchAddress as error:
             self._damage = NO_ADDRESS.format(cause=error)
             log.error("swarm.no_address cause=%s", self._damage)
+            self.engine.network.go_without_swarm()
             self._resuming = asyncio.create_task(self._resume_later(), name="address")
 
     async def _resume_member(self) -> None:
@@ -149,6 +150,7 @@ class HostNode:
         except Damaged as error:
             self._damage = str(error)
             log.error("swarm.damaged cause=%s", error)
+            self.engine.network.go_without_swarm()
 
     async def _resume_later(self) -> None:
         """Returns when the host has its address again, or the membership was given up."""

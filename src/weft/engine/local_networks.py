@@ -48,10 +48,7 @@ log = logging.getLogger(__name__)
 PATIENCE = 30.0
 """Seconds that a container waits for its network."""
 NOT_CONNECTED = "container {} is not connected to network {}"
-LATE = (
-    "cannot set up the network: nothing happened for {:.0f} s; a member of a swarm waits until a"
-    " manager has told it what the swarm needs of it"
-)
+LATE = "cannot set up the network: nothing happened for {:.0f} s"
 
 
 def _nobody(container: ContainerId, network: str) -> None:

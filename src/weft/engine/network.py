@@ -2,7 +2,9 @@
 
 One loop serves the whole daemon: the swarm's part, which is there while the node is a member of a
 swarm, and the part of the node's own networks (`network/desired.py`). Until both parts have been
-told once the loop touches nothing: it would remove what the other part still needs.
+told once the loop touches nothing: it would remove what the other part still needs. If nobody can
+tell the swarm's part for now, the loop keeps the node's own networks and leaves all else as it is
+(`network/unknown_swarm.py`).
 
 Whenever these or the kernel change, the loop plans, compares and applies. It reads the kernel's
 state once and remembers it. After that it reads only namespaces in which something happened, its
@@ -34,6 +36,7 @@ from weft.network.desired import Desired, LocalPart, SwarmPart
 from weft.network.flows import Place, stale_flows
 from weft.network.kernel_state import HOST, KernelState, Namespace
 from weft.network.operations import ChangeTable, Operation, ReplaceTable
+from weft.network.unknown_swarm import beside_swarm
 from weft.system.supervision import lasting
 from weft.system.tally import Histogram
 
@@ -101,9 +104,14 @@ class NetworkLoop:
         self._swarm: SwarmPart | None = None
         self._local = LocalPart()
         self._untold = {SwarmPart, LocalPart}
+        self._goes_without_swarm = False
+        """Whether the loop does not wait for the swarm's part."""
+        self._own_spaces: set[str] = set()
+        """Namespaces of the node's own containers, of those that were told before the swarm's part
+        was."""
         self._is_postponed = False
         self._desired: Desired | None = None
-        """Both parts, once both have been told."""
+        """Both parts, once both have been told; or one without the other's."""
         self._actual: dict[str, Namespace] = {}
         self._dirty: set[str] = set()
         self._everything = True
@@ -124,6 +132,8 @@ class NetworkLoop:
         """The first desired state."""
         self._planned: KernelState | None = None
         """The plan of the last round."""
+        self._planned_for = Desired()
+        """What that plan was made for."""
         self._stale: set[Place] = set()
         """Flows that the kernel is to forget."""
         self._some_stale = asyncio.Event()
@@ -144,13 +154,23 @@ class NetworkLoop:
     def desire_swarm(self, part: SwarmPart | None) -> None:
         """Sets the swarm's part from now on; None for a node that is in no swarm."""
         self._swarm, self._is_postponed = part, False
+        self._everything |= not self.knows_swarm
         self._untold.discard(SwarmPart)
         self._desire()
+
+    def go_without_swarm(self) -> None:
+        """Nobody can tell the swarm's part for now: the node's own networks do not wait for it. No
+        effect if it has been told."""
+        if not self.knows_swarm:
+            self._goes_without_swarm = True
+            self._desire()
 
     def desire_local(self, part: LocalPart) -> None:
         """Sets the part of the node's own networks from now on."""
         self._local = part
         self._untold.discard(LocalPart)
+        if not self.knows_swarm:
+            self._own_spaces |= {place.key for place in part.sandboxes}
         self._desire()
 
     @property
@@ -176,9 +196,9 @@ class NetworkLoop:
 
     def _desire(self) -> None:
         self._want()
-        if self._untold:
+        if self._untold - ({SwarmPart} if self._goes_without_swarm else set()):
             return
-        self._desired = Desired(self._swarm, self._local)
+        self._desired = Desired(self._swarm, self._local, self.knows_swarm)
         self._first = self._first or self._desired
         if not self._is_postponed:
             self._known = self._wanted
@@ -228,7 +248,8 @@ class NetworkLoop:
         actual = await self._kernel.read(planned)
         if not self.is_settled or self._planned is not planned:
             return ()
-        return [each for each in self._diff(actual, planned) if is_evident(each, actual.namespaces)]
+        goal = self._goal(actual, planned)
+        return [each for each in self._diff(actual, goal) if is_evident(each, actual.namespaces)]
 
     async def repair(self) -> Sequence[Operation]:
         """Reads all of the kernel's network now, mends it, and tells what was mended. Raises
@@ -306,6 +327,7 @@ class NetworkLoop:
         try:
             before = self._planned or self._plan_first(stale)
             desired = self._planned = self._plan(wanted)
+            self._planned_for = wanted
             stale |= stale_flows(before, desired)
             await self._read(desired)
             self.failures = tuple(await self._carry_out(desired))
@@ -373,9 +395,11 @@ class NetworkLoop:
 
     async def _carry_out(self, desired: KernelState) -> list[Failure]:
         """Changes the actual state to the desired one; gives the operations that failed."""
-        operations = self._diff(KernelState(self._actual), desired)
+        actual = KernelState(self._actual)
+        goal = self._goal(actual, desired)
+        operations = self._diff(actual, goal)
         if not operations:
-            self._actual = dict(desired.namespaces)
+            self._actual = dict(goal.namespaces)
             return []
         log.info("network.apply operations=%d", len(operations))
         self.operations += len(operations)
@@ -391,8 +415,18 @@ class NetworkLoop:
             log.warning("network.apply_failed cause=%s", error)
             return await self._retry_singly(desired, operations)
         # Verified when the kernel reports these very changes and the namespaces are read again.
-        self._actual = dict(desired.namespaces)
+        self._actual = dict(goal.namespaces)
         return []
+
+    def _goal(self, actual: KernelState, planned: KernelState) -> KernelState:
+        """The last round's plan, with what is left as it is found. Not by what was told since: a
+        plan without the swarm's part must never be taken for a whole one."""
+        if self._planned_for.knows_swarm:
+            return planned
+        places = self._planned_for.local.sandboxes
+        shared = {place.key for place in places if place.overlays}
+        gone = self._own_spaces - {place.key for place in places}
+        return beside_swarm(actual, planned, shared, gone)
 
     async def _retry_singly(
         self, desired: KernelState, tried: Sequence[Operation]
@@ -422,4 +456,5 @@ class NetworkLoop:
         """The operations that are left. Only namespaces where something was tried are read again:
         one operation that never succeeds must not make every change expensive."""
         await self._read_again(desired, _touched(tried))
-        return self._diff(KernelState(self._actual), desired)
+        actual = KernelState(self._actual)
+        return self._diff(actual, self._goal(actual, desired))

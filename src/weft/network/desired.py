@@ -28,4 +28,7 @@ class LocalPart(msgspec.Struct, frozen=True):
 
 class Desired(msgspec.Struct, frozen=True):
     swarm: SwarmPart | None = None
+    """None: the node is in no swarm, or nobody can tell what the swarm needs."""
     local: LocalPart = LocalPart()
+    knows_swarm: bool = True
+    """Whether the swarm's part is known; if not, see `unknown_swarm.py`."""

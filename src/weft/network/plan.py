@@ -115,7 +115,8 @@ class Planner:
         networks, bridges = {n.id: n for n in local.networks}, bridge.shown(local)
         for network in bridges:
             yield keep(("bridge", network.id), (network,), partial(bridge.device, network))
-        for place in local.sandboxes if swarm is not None else map(self._alone, local.sandboxes):
+        is_alone = swarm is None and desired.knows_swarm
+        for place in map(self._alone, local.sandboxes) if is_alone else local.sandboxes:
             known = (networks.get(endpoint.network) for endpoint in place.endpoints)
             made = partial(_connected, place, networks)
             yield from keep(("local", place.id), (place, *known), made)

@@ -95,7 +95,10 @@ class IdentityStore:
                 LOST.format(path=path, cause="it is missing", directory=self.directory)
             ) from None
         except OSError as error:
-            raise OperationFailed(f"cannot read {path}: {cause_of(error)}") from error
+            # Also for a failing disk: the node's own containers must not go down with the swarm.
+            raise Damaged(
+                LOST.format(path=path, cause=cause_of(error), directory=self.directory)
+            ) from error
         try:
             member = msgspec.json.decode(content, type=Member, dec_hook=codec.decode_hook)
         except (msgspec.DecodeError, ValueError) as error:
