@@ -40,12 +40,25 @@ def steps(found: dict[str, Any], way: str = "Out") -> list[str]:
     ]
 
 
+def assert_passed(found: dict[str, Any]) -> None:
+    """The marked packet has passed every hop, in order, and its answer too."""
+    probe = found["Probe"]
+    assert probe["Agrees"], probe["Verdict"]
+    assert not probe["Failures"]
+    hops = [*probe["Out"], *probe["Back"]]
+    assert hops[0]["Node"] == hops[-1]["Node"] == "node3"
+    assert all(hop["Passed"] for hop in hops)
+    times = [hop["Microseconds"] for hop in hops]
+    assert times == sorted(times)
+
+
 def test_packets_are_followed_over_the_hosts(traced: Cluster) -> None:
     found = trace(traced, APP, WEB)
     assert found["Arrived"], found["Verdict"]
     assert found["Findings"] == []
     assert [leg["Node"] for leg in found["Out"]] == ["node3", "node2"]
     assert [leg["Node"] for leg in found["Back"]] == ["node2", "node3"]
+    assert_passed(found)
     assert steps(found)[-1] == f"node2 {WEB}: arrives"
     assert steps(found, "Back")[-1] == f"node3 {APP}: arrives"
 
@@ -53,9 +66,12 @@ def test_packets_are_followed_over_the_hosts(traced: Cluster) -> None:
     assert outside["Arrived"], outside["Verdict"]
     assert [leg["Node"] for leg in outside["Out"]] == ["node1", "node2"]
     assert any("dnat" in step for step in steps(outside))
+    assert not outside["Probe"]["Sent"]
+    assert_passed(trace(traced, APP, f"node1:{PORT}"))
 
     sealed = trace(traced, APP, f"{WEB}.{SEALED}", "--port", "80")
     assert sealed["Arrived"], sealed["Verdict"]
+    assert_passed(sealed)
     assert "node3 ESP engine: encrypted" in steps(sealed)
     assert "node2 ESP engine: decrypted" in steps(sealed)
     facts = [fact for leg in sealed["Out"] for step in leg["Steps"] for fact in step["Facts"]]
@@ -68,6 +84,19 @@ def test_packets_are_followed_over_the_hosts(traced: Cluster) -> None:
     assert not closed["Arrived"]
     [finding] = closed["Findings"]
     assert (finding["Node"], finding["Kind"]) == ("node2", "no listener")
+    assert closed["Probe"]["Agrees"], closed["Probe"]["Verdict"]
+
+    # What no walk knows of, a packet meets.
+    chain = "{ type filter hook egress device ens160 priority 0; }"
+    lost = f"add table netdev own; add chain netdev own out {chain}; add rule netdev own out"
+    traced.on("node3", "nft", f"{lost} udp dport 4789 drop")
+    try:
+        disagreeing = trace(traced, APP, WEB)
+    finally:
+        traced.on("node3", "nft", "delete table netdev own")
+    probe = disagreeing["Probe"]
+    assert not probe["Agrees"]
+    assert f"last seen at node3, network {NET}, vxlan0, and not at node3, host" in probe["Verdict"]
 
     traced.lab("pause", "node2")
     try:

@@ -27,9 +27,14 @@ def test_a_trace_from_task_to_service(manager: Daemon) -> None:
     assert lines[:2] == ["the packet", "  node1"]
     assert "resolver" in lines[2]
     assert "its answer" in lines
-    assert lines[-1] == "the packet arrives, and its answer comes back"
+    assert lines[-2] == "the packet arrives, and its answer comes back"
+    assert lines[-1].startswith("not probed: ")
+    assert lines[-1].endswith("cannot send packets: this node has no kernel")
+    unprobed = trace(manager, "app", "web", "--port", "80", "--no-probe")
+    assert (unprobed.returncode, unprobed.stdout.splitlines()) == (0, lines[:-1])
     parsed = json.loads(trace(manager, "app", "web.mynet", "--port", "80", "--json").stdout)
     assert parsed["Arrived"]
+    assert parsed["Probe"]["Sent"] is False
     assert parsed["Out"][0]["Name"] == "web.mynet"
     unknown = trace(manager, "app", "webb", "--port", "80")
     assert unknown.returncode == 1

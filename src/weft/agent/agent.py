@@ -24,6 +24,7 @@ from weft.agent.disk import Disk
 from weft.agent.engine_state import engine_state
 from weft.agent.examination import examine
 from weft.agent.logs import TaskLogs
+from weft.agent.probes import probe_frames
 from weft.agent.quiet import unasked
 from weft.agent.reboot import Reboot
 from weft.agent.records import Records, TaskRecord
@@ -54,6 +55,7 @@ from weft.session.messages import (
     ExaminationFrame,
     ExaminationRequest,
     LogsRequest,
+    ProbeRequest,
     TraceFrame,
     TraceRequest,
 )
@@ -85,6 +87,7 @@ class Agent:
                 CaptureRequest: self._capture,
                 ExaminationRequest: self._examination,
                 TraceRequest: self._trace,
+                ProbeRequest: self._probe,
             },
             adapters.managers.open_stream,
         )
@@ -306,6 +309,9 @@ class Agent:
         yield TraceFrame(
             await self.networking.passage(request.entry, request.flows, task, request.name)
         )
+
+    def _probe(self, request: ProbeRequest) -> Frames:
+        return probe_frames(self.engine, self.networking, request.wanted)
 
     # --- calls from workers
 

@@ -29,11 +29,12 @@ from weft.model.meta import Nanoseconds
 from weft.model.network import Network, NetworkSpec
 from weft.model.node import NodeSpec
 from weft.model.plain_container import RestartRule
+from weft.model.probe import Probed
 from weft.model.registry import AuthSource, RegistryAuth
 from weft.model.secret import DataKind, DataSpec
 from weft.model.service import Resources, ServiceSpec
 from weft.model.state import ClusterState
-from weft.model.trace import Trace, TraceWanted
+from weft.model.trace import TraceWanted
 from weft.model.volume import Volume
 from weft.runtime.base import ImageExchange, Images, Inside, Runtime
 
@@ -72,7 +73,7 @@ class Swarm(Protocol):
         removed."""
         ...
 
-    async def trace(self, wanted: TraceWanted) -> Trace:
+    async def trace(self, wanted: TraceWanted) -> Probed:
         """A packet's way over the hosts, as their kernels are now, and that of its answer. A node
         that does not answer in time ends the way. Raises `NotFound`, `InvalidArgument` or
         `FailedPrecondition` for what cannot be asked."""

@@ -1,5 +1,5 @@
 """A packet's way over the hosts of the swarm. The Docker Engine API has no route for this; `weft
-trace` uses this one. Nothing is changed."""
+trace` uses this one. Nothing is changed; a marked packet is sent where `Probe` asks for it."""
 
 from aiohttp import web
 

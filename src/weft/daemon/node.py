@@ -46,6 +46,7 @@ from weft.linux.host_ports import check_free
 from weft.linux.kernel import RealKernel
 from weft.linux.packet_ring import open_ring
 from weft.linux.probe import probe
+from weft.linux.raw_sender import open_sender
 from weft.linux.xfrm import KernelEngine
 from weft.model.addresses import PortKey
 from weft.model.container import Container, ContainerState
@@ -187,6 +188,7 @@ class WeftNode:
             check_port=check_free,
             accepted=accepted,
             open_tap=open_ring,
+            open_sender=open_sender,
             uplink=lambda address: host.interface_with(address).name,
             probe=lambda space, asked, seconds: _probe(
                 directory / space if space != HOST else None, asked, seconds

@@ -2,6 +2,7 @@
 for a simulated one."""
 
 import socket
+import typing
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -62,6 +63,24 @@ CheckPort = Callable[[Protocol, Port, IPv4Address | None], None]
 OpenTap = Callable[[Path | None, str, Sequence[Instruction], int], Awaitable[PacketTap]]
 """(namespace file, interface, filter, bytes of memory) -> the packets of the interface. Raises
 `OperationFailed`."""
+
+
+class Sender(typing.Protocol):
+    """Sends packets that have their own IP headers."""
+
+    def send(self, packet: bytes, destination: IPv4Address) -> None:
+        """Raises `OperationFailed` if the kernel does not send it."""
+        ...
+
+    def close(self) -> None: ...
+
+
+OpenSender = Callable[[Path | None], Awaitable[Sender]]
+"""(namespace file) -> sends from there; None: from the host's. Raises `OperationFailed`."""
+
+
+async def _no_sender(namespace: Path | None) -> Sender:
+    raise OperationFailed("cannot send packets: this node has no kernel")
 
 
 async def _no_tap(
@@ -133,6 +152,7 @@ class NetworkAdapters:
     check_port: CheckPort = _no_programs
     accepted: Accepted = _none_accepted
     open_tap: OpenTap = _no_tap
+    open_sender: OpenSender = _no_sender
     uplink: Callable[[IPv4Address], str] = _no_uplink
     """Name of the host's interface with the address. Raises `WeftError`."""
     probe: Probe = _all_answer

@@ -29,6 +29,7 @@ from weft.model.assignment import Overlays
 from weft.model.capture import CaptureWanted, Instruction
 from weft.model.ids import ContainerId, NetworkId, WorkloadId
 from weft.model.local_network import LocalEndpoint, LocalNetwork
+from weft.model.probe import Spot
 from weft.model.sandbox import NodeFacts, Sandbox
 from weft.model.service import PublishedPort
 from weft.model.trace import Asked, Entry, Flow, FromProcess, Passage
@@ -206,6 +207,18 @@ class Networking:
         kernel, seals = self._engine.adapters.network.kernel, self._encryption.seals
         found = await passage(kernel, entry, flows, seals, self._labels)
         return msgspec.structs.replace(found, asked=asked)
+
+    def spots(self, task: WorkloadId) -> list[Spot]:
+        """The interfaces of a workload's sandbox on its networks; none if it is not here."""
+        resident = self._residents.get(task)
+        if resident is None:
+            return []
+        sandbox, workload = resident
+        return [
+            Spot(sandbox.key, sandbox.interface(attachment.network, place))
+            for place, attachment in enumerate(workload.attachments)
+            if attachment.network in sandbox.ports
+        ]
 
     def _from_workload(self, entry: FromProcess, task: WorkloadId) -> FromProcess:
         resident = self._residents.get(task)

@@ -17,7 +17,7 @@ from weft.linux.listeners import listeners
 from weft.linux.netlink import address, link, neighbour, nftables, nsid, route, rule
 from weft.linux.netlink.link import LinkInfo
 from weft.linux.tables import Tables
-from weft.network.kernel_state import HOST, Bridge, Route, Rule, Tap, Veth, Vxlan
+from weft.network.kernel_state import HOST, Bridge, Route, Rule, Table, Tap, Veth, Vxlan
 from weft.network.ownership import owns_table
 from weft.network.render.table import text
 from weft.network.trace.host import Device, Listener, Space
@@ -98,7 +98,7 @@ async def read_space(handle: Handle, outline: Space, tables: Tables) -> Space:
     understood."""
     names = {info.device: info.name for info in _links(handle)}
     rules, odd = _rules(handle)
-    applied = await tables.read(handle)
+    applied, unsure = await _tables(handle, tables)
     changed = frozenset(key for key, table in applied.items() if not table.body)
     values, listening = await netns.on_thread(
         netns.inside(handle.descriptor, lambda: _inside(list(outline.devices)))
@@ -127,10 +127,25 @@ async def read_space(handle: Handle, outline: Space, tables: Tables) -> Space:
         sysctls=values,
         tables={k: parse(text(table)) for k, table in applied.items() if k not in changed},
         changed=changed,
+        unsure=unsure,
         foreign=(*_foreign_tables(handle), *odd),
         bound=frozenset(outline.devices),
         listeners=listening,
     )
+
+
+async def _tables(
+    handle: Handle, tables: Tables
+) -> tuple[dict[tuple[str, str], Table], tuple[str, ...]]:
+    """Our tables; of those that cannot be compared with the kernel's, what we last wrote. Then the
+    names of these."""
+    found, unsure = await tables.read(handle), []
+    for key, table in found.items():
+        last = tables.written(handle, nftables.TableName(*key)) if table.unknown else None
+        if last is not None:
+            found[key] = last
+            unsure.append(" ".join(key))
+    return found, tuple(unsure)
 
 
 def _links(handle: Handle) -> Iterator[LinkInfo]:

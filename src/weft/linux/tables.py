@@ -78,6 +78,8 @@ class _Memory:
         self.applied: dict[TableName, _Applied] = {}
         self.changed: set[TableName] = set()
         """Tables that others have changed, as a comparison has shown."""
+        self.written: dict[TableName, Table] = {}
+        """Tables as we last wrote them, whatever has become of them."""
 
 
 class Tables:
@@ -104,6 +106,10 @@ class Tables:
             for name in names
         }
 
+    def written(self, handle: Handle, name: TableName) -> Table | None:
+        """The table as this process last wrote it; None if it did not."""
+        return self._memory(handle).written.get(name)
+
     async def replace(self, handle: Handle, table: Table) -> None:
         """Writes a table whole. Raises OperationFailed with nft's message."""
         memory = self._memory(handle)
@@ -115,6 +121,7 @@ class Tables:
             handle, lambda nft: nft.replace(table, former.objects if former else None)
         )
         memory.applied[name] = _Applied(table, _digest(frame), objects(frame))
+        memory.written[name] = table
         if not self._step(handle, memory, before):
             # Somebody else wrote rules at the same time, perhaps into this table before it was
             # listed.
@@ -144,6 +151,7 @@ class Tables:
             memory.applied[name] = _Applied(
                 table, known.frame if kept else None, known.objects if kept else None
             )
+            memory.written[name] = table
             return True
         return False
 
@@ -151,6 +159,7 @@ class Tables:
         memory = self._memory(handle)
         before = handle.generation()
         memory.applied.pop(TableName(family, name), None)
+        memory.written.pop(TableName(family, name), None)
         memory.changed.discard(TableName(family, name))
         await self._run(handle, lambda nft: nft.remove(family, name))
         self._step(handle, memory, before)

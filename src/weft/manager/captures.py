@@ -72,7 +72,7 @@ class Packets:
     async def accept(self, node: NodeId, frame: CaptureFrame) -> Accepted:
         asked = self._asked.pop(node, None)
         if asked is not None:
-            self._ahead[node] = _ahead(asked, frame.now, self._clock())
+            self._ahead[node] = ahead(asked, frame.now, self._clock())
         size = sum(len(data) for _, data in frame.packets) + OVERHEAD
         hostname = _hostname(self._store.state, node)
         return Accepted([NodePackets(hostname, self._ahead.get(node, 0), frame)], size, cost=1)
@@ -142,7 +142,9 @@ def _names(state: ClusterState, wanted: CaptureWanted) -> Iterator[tuple[str, st
                 yield str(each.address.ip), node.hostname
 
 
-def _ahead(asked: Nanoseconds, now: Nanoseconds, arrived: Nanoseconds) -> Nanoseconds:
+def ahead(asked: Nanoseconds, now: Nanoseconds, arrived: Nanoseconds) -> Nanoseconds:
+    """How far a node's clock is ahead that was read between the question and the answer's arrival;
+    0 if less than what can be told."""
     difference = now - (asked + arrived) // 2
     return difference if abs(difference) > (arrived - asked) // 2 else 0
 

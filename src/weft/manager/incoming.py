@@ -46,6 +46,7 @@ from weft.session.messages import (
     Hello,
     LogLines,
     NodeFarewell,
+    ProbeFrame,
     StatusUpdate,
     StreamEnd,
     TraceFrame,
@@ -134,6 +135,8 @@ def _checked(message: object, source: str) -> object:
             _lines(message, lines)
         case TraceFrame(passage):
             _plain("passage", msgspec.to_builtins(passage, enc_hook=str))
+        case ProbeFrame():
+            _plain("probe", msgspec.to_builtins(message, enc_hook=str))
         case EngineStateFrame(state):
             return EngineStateFrame(_engine_state(state))
         case CaptureFrame():

@@ -14,6 +14,7 @@ from typing import Literal
 from weft.control import keys
 from weft.control.requests import cluster, nodes, services
 from weft.control.requests import networks as network_requests
+from weft.control.requests.traces import question
 from weft.errors import Unavailable
 from weft.manager import data, networks
 from weft.manager.autolock import Autolock
@@ -22,6 +23,7 @@ from weft.manager.captures import capture
 from weft.manager.events import node_events
 from weft.manager.logs import read_logs
 from weft.manager.ports import HostSettings, ManagerPorts
+from weft.manager.probes import Prober
 from weft.manager.registry_auths import RegistryAuths
 from weft.manager.traces import Tracer
 from weft.manager.transaction import transact
@@ -34,11 +36,12 @@ from weft.model.leadership_status import LeadershipStatus
 from weft.model.logs import LogsWanted, TaskLog
 from weft.model.network import Network, NetworkSpec
 from weft.model.node import NodeSpec
+from weft.model.probe import Probed
 from weft.model.registry import AuthSource, RegistryAuth, SealedAuth
 from weft.model.secret import DataKind, DataSpec
 from weft.model.service import ServiceSpec
 from weft.model.state import Change, ClusterState, cluster_of
-from weft.model.trace import Trace, TraceWanted
+from weft.model.trace import TraceWanted
 from weft.pki import stored_secrets
 from weft.store.base import Leadership, Store
 
@@ -108,8 +111,14 @@ class Swarm:
     def capture(self, wanted: CaptureWanted) -> AsyncGenerator[CaptureEvent, None]:
         return capture(self._streams, self._store, self._ports.clock, wanted)
 
-    async def trace(self, wanted: TraceWanted) -> Trace:
-        return await Tracer(self._streams, self._store.state, self._streams.own).trace(wanted)
+    async def trace(self, wanted: TraceWanted) -> Probed:
+        broker, state, ports = self._streams, self._store.state, self._ports
+        trace = await Tracer(broker, state, broker.own).trace(wanted)
+        if not wanted.probe:
+            return Probed(trace)
+        entry = question(state, broker.own, wanted).entry
+        prober = Prober(broker, state, ports.clock, ports.entropy)
+        return Probed(trace, await prober.probe(trace, entry, wanted.protocol))
 
     # --- the cluster
 

@@ -16,6 +16,9 @@ from weft.model.ids import NodeId
 
 ANY = IPv4Address(0)
 """As a source: the kernel chooses one."""
+VXLAN_SOURCE_PORT = 49152
+"""Of a tunnel's datagrams, as a walk has them: the kernel derives the port from a hash of the packet
+that is inside."""
 
 
 class Packet(NamedTuple):
@@ -120,6 +123,8 @@ class Step(msgspec.Struct, frozen=True):
     """As it was after the step."""
     facts: tuple[str, ...] = ()
     """What the step went by: the entry of a table, the other end of a veth."""
+    choices: int = 1
+    """Of a translation: the number of tasks among which it chose."""
 
 
 # --- exits
@@ -244,6 +249,8 @@ class TraceWanted(msgspec.Struct, frozen=True, kw_only=True):
     protocol: str = "tcp"
     outside: IPv4Address | None = None
     """The address of somebody outside who sends the packet."""
+    probe: bool = False
+    """Send a marked packet along the way."""
 
 
 class Leg(msgspec.Struct, frozen=True):

@@ -21,6 +21,7 @@ from weft.model.log_details import Details
 from weft.model.logs import LogsWanted
 from weft.model.meta import Nanoseconds
 from weft.model.node import NodeDescription
+from weft.model.probe import ProbeWanted, Sighting
 from weft.model.task import TaskStatus
 from weft.model.trace import Entry, Flow, Passage
 
@@ -199,8 +200,19 @@ class TraceRequest(msgspec.Struct, frozen=True, tag="trace", kw_only=True):
     """As the node told them of the packet that this one answers."""
 
 
+class ProbeRequest(msgspec.Struct, frozen=True, tag="probe"):
+    """Asks to send the packets of a probe, or to watch for them without end."""
+
+    wanted: ProbeWanted
+
+
 StreamRequest = (
-    LogsRequest | EngineStateRequest | CaptureRequest | ExaminationRequest | TraceRequest
+    LogsRequest
+    | EngineStateRequest
+    | CaptureRequest
+    | ExaminationRequest
+    | TraceRequest
+    | ProbeRequest
 )
 """What a stream is to carry. The tag is the stream's kind."""
 
@@ -247,6 +259,17 @@ class TraceFrame(msgspec.Struct, frozen=True, tag=True):
     passage: Passage
 
 
+class ProbeFrame(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """The frames that answer `ProbeRequest`: the first one when the packets were sent, or when the
+    interfaces are watched."""
+
+    time: Nanoseconds
+    """What the node's clock shows; when the first packet was sent."""
+    seen: tuple[Sighting, ...] = ()
+    failures: tuple[str, ...] = ()
+    """Interfaces that are not watched, and why."""
+
+
 class StreamEnd(msgspec.Struct, frozen=True, tag=True):
     """From the publisher, after its last frame."""
 
@@ -288,5 +311,5 @@ FromManager = (
     | Publish
     | Goodbye
 )
-Frame = LogLines | EngineStateFrame | CaptureFrame | ExaminationFrame | TraceFrame
+Frame = LogLines | EngineStateFrame | CaptureFrame | ExaminationFrame | TraceFrame | ProbeFrame
 FromPublisher = Frame | StreamEnd

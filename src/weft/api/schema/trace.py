@@ -5,6 +5,7 @@ from ipaddress import AddressValueError, IPv4Address
 
 from weft.api.schema.common import Count, Wire
 from weft.errors import InvalidArgument, clip
+from weft.model.probe import Hop, Probe, Probed
 from weft.model.trace import (
     Delivered,
     Finding,
@@ -13,7 +14,6 @@ from weft.model.trace import (
     Passage,
     Sent,
     Step,
-    Trace,
     TraceWanted,
 )
 
@@ -30,6 +30,8 @@ class TraceWire(Wire, frozen=True):
     protocol: str = "tcp"
     from_outside: str = ""
     """The address of somebody outside who sends the packet."""
+    probe: bool = False
+    """Send a marked packet along the way."""
 
 
 def wanted_from(wire: TraceWire) -> TraceWanted:
@@ -50,16 +52,45 @@ def wanted_from(wire: TraceWire) -> TraceWanted:
         port=wire.port,
         protocol=wire.protocol or "tcp",
         outside=outside,
+        probe=wire.probe,
     )
 
 
-def trace_json(trace: Trace) -> dict[str, object]:
+def trace_json(probed: Probed) -> dict[str, object]:
+    trace = probed.trace
     return {
         "Arrived": trace.arrived,
         "Verdict": trace.verdict,
         "Findings": [_finding(finding) for finding in trace.findings],
         "Out": _legs(trace.out),
         "Back": _legs(trace.back),
+        "Probe": _probe(probed.probe) if probed.probe is not None else None,
+    }
+
+
+def _probe(probe: Probe) -> dict[str, object]:
+    return {
+        "Sent": probe.sent,
+        "Agrees": probe.agrees,
+        "Verdict": probe.verdict,
+        "Out": [_hop(hop) for hop in probe.out],
+        "Back": [_hop(hop) for hop in probe.back],
+        "Failures": list(probe.failures),
+    }
+
+
+def _hop(hop: Hop) -> dict[str, object]:
+    """`Leg` and `Step`: places in the lists of the trace. `Passed` is null where the packet could
+    not be watched."""
+    return {
+        "NodeID": hop.id,
+        "Node": hop.node,
+        "Namespace": hop.spot.namespace,
+        "Device": hop.spot.device,
+        "Leg": hop.leg,
+        "Step": hop.step,
+        "Passed": hop.passed,
+        "Microseconds": hop.after,
     }
 
 

@@ -82,6 +82,9 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """nftables by family and name."""
     changed: frozenset[tuple[str, str]] = frozenset()
     """Tables whose rules are not those that were applied."""
+    unsure: tuple[str, ...] = ()
+    """Tables that were not compared with the kernel's since somebody wrote rules here: they are taken
+    to be as they were applied."""
     foreign: tuple[str, ...] = ()
     """Tables of others, which are not followed."""
     bound: frozenset[str] = frozenset()

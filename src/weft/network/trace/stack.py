@@ -25,7 +25,7 @@ DAEMON = "the daemon of this host, by itself, within 10 s, or weft doctor --repa
 
 
 class Note(Protocol):
-    def __call__(self, kind: StepKind, words: str, *facts: str) -> None: ...
+    def __call__(self, kind: StepKind, words: str, *facts: str, choices: int = 1) -> None: ...
 
 
 class Halt(Exception):
@@ -193,7 +193,8 @@ def _choose_translation(
         if _choose(space, connection, verdict.word, flight):
             many = flight.choices > 1
             facts = [f"one of {flight.choices} tasks; another connection may get another"] * many
-            note(StepKind.TRANSLATE, f"{verdict.chain}: {verdict.word}", *facts)
+            words = f"{verdict.chain}: {verdict.word}"
+            note(StepKind.TRANSLATE, words, *facts, choices=max(flight.choices, 1))
             return
 
 

@@ -17,6 +17,7 @@ from typing import NoReturn
 from weft.model.addresses import ESP_OVERHEAD, VXLAN_OVERHEAD
 from weft.model.trace import (
     ANY,
+    VXLAN_SOURCE_PORT,
     Cause,
     CauseKind,
     Datagram,
@@ -42,8 +43,6 @@ from weft.network.trace.nft import Flight
 from weft.network.trace.stack import Halt
 
 MOST_STEPS = 100
-VXLAN_SOURCE_PORT = 49152
-"""The kernel derives the port from a hash of the inner packet."""
 SERVER = "a server in the container that listens on the port, on 0.0.0.0 or on this address"
 
 
@@ -345,6 +344,11 @@ class _Walk:
             words = f"not followed: {', '.join(space.foreign)}"
             cause = Cause(CauseKind.NOT_FOLLOWED, space.name, "", words, "they may do more", "")
             self.remarks.setdefault((space.name, "", cause.kind), cause)
+        if space.unsure:
+            words = f"not compared: nft table {', '.join(space.unsure)}"
+            missing = "other rules were written here a moment ago; these are taken as applied"
+            cause = Cause(CauseKind.NOT_FOLLOWED, space.name, "", words, missing, ip.DAEMON)
+            self.remarks.setdefault((space.name, "unsure", cause.kind), cause)
 
     def _remark(self, kind: CauseKind, device: Device, words: str, missing: str) -> None:
         cause = Cause(kind, device.space, device.name, words, missing, ip.DAEMON)
@@ -470,17 +474,19 @@ class _Walk:
             fresh.inner = flight.inner
         return fresh
 
-    def _note(self, space: Space, flight: Flight, kind: StepKind, words: str, *facts: str) -> None:
+    def _note(
+        self, space: Space, flight: Flight, kind: StepKind, words: str, *facts: str, choices: int = 1
+    ) -> None:  # fmt: skip
         device = flight.output or flight.input
-        self._at(space, kind, words, flight, device, *facts)
+        self._at(space, kind, words, flight, device, *facts, choices=choices)
 
     def _at(
-        self, space: Space, kind: StepKind, words: str, flight: Flight, device: str = "", *facts: str
+        self, space: Space, kind: StepKind, words: str, flight: Flight, device: str = "", *facts: str,
+        choices: int = 1,
     ) -> None:  # fmt: skip
         self.here = space.name
-        self.steps.append(
-            Step(space.name, device, kind, words, flight.packet, tuple(f for f in facts if f))
-        )
+        known = tuple(fact for fact in facts if fact)
+        self.steps.append(Step(space.name, device, kind, words, flight.packet, known, choices))
         if len(self.steps) > MOST_STEPS:
             raise Halt(CauseKind.CIRCLE, "going in circles", "", "routes that do not form a circle")
 
