@@ -171,7 +171,8 @@ async def test_a_restart_of_the_daemon_keeps_tasks_running_and_waits_for_startin
         assert sorted(before.values()) == [TaskState.STARTING, TaskState.RUNNING]
         await r.kill()
         r.start()
-        assert [health(r, n) for n in (0, 1)] == [Health(), Health()]
+        found = [health(r, n) for n in (0, 1)]
+        assert [each and Health(log=each.log) for each in found] == found
         await r.until(lambda: len(r.opened) == opened + 2)
         await asyncio.sleep(10)
         assert r.states() == before
@@ -256,6 +257,36 @@ def test_what_a_probe_comes_to(tmp_path: Path, outcome: Outcome, code: int, outp
             assert not any(command.running for command in r.runtime.commands)
 
     body(tmp_path)
+
+
+@simulated
+async def test_the_next_daemon_shows_the_last_results(tmp_path: Path) -> None:
+    """Status and streak begin anew, as in Docker; of a container that has ended they are shown as
+    they were."""
+    async with rig(tmp_path, tasks=0) as r:
+        checked(r, msgspec.structs.replace(CHECK, interval=10 * SECOND))
+        r.runtime.outcomes = lambda id, argv: GOOD
+        await r.manager.tell()
+        await r.until_all(TaskState.RUNNING)
+        r.runtime.outcomes = lambda id, argv: BAD
+        await r.until(lambda: known(r).failing_streak == 1)
+        before = known(r)
+        await r.kill()
+        r.start()
+        assert known(r) == Health(log=before.log)
+        await r.until(lambda: len(known(r).log) == 3)
+        assert known(r).log[:2] == before.log
+        assert known(r).failing_streak == 1
+
+        await r.stop()
+        [container] = r.runtime.containers()
+        r.runtime.die(container.id, 1)
+        last = msgspec.structs.replace(known(r), status=HealthStatus.UNHEALTHY)
+        r.start()
+        assert known(r) == last
+        assert [path.name for path in (tmp_path / "health").iterdir()] == [container.id]
+        await r.agent.engine.remove(container.id)
+        assert not list((tmp_path / "health").iterdir())
 
 
 @simulated

@@ -237,6 +237,7 @@ class Rig:
                 volumes=self.volumes,
                 network=network,
                 origin=origin,
+                health_records=self.data.with_name("health"),
             ),
         )
         adapters = Adapters(

@@ -207,6 +207,7 @@ class WeftNode:
             volumes=self._volume_store,
             network=network,
             origin=origin,
+            health_records=self._options.data_root / "health",
         )
 
 

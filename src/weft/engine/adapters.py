@@ -177,3 +177,6 @@ class EngineAdapters:
     volumes: Volumes
     network: NetworkAdapters
     origin: Origin
+    health_records: Path | None = None
+    """A directory for the results of health checks, which survives a reboot; None: no daemon finds
+    those of the last one."""

@@ -48,7 +48,11 @@ class Engine:
             adapters.volumes, self.runtime.containers, self.events, self.now, self.new_id
         )
         self.health = HealthMonitor(
-            adapters.runtime, adapters.images, self.events, adapters.origin.clock
+            adapters.runtime,
+            adapters.images,
+            self.events,
+            adapters.origin.clock,
+            adapters.health_records,
         )
         network = adapters.network
         self.network = NetworkLoop(network.kernel, Planner().plan, diff, network.flush_flows)
@@ -75,6 +79,7 @@ class Engine:
         """Goes on with what the last daemon did for its running containers."""
         self.local.load()
         self.local.resume()
+        self.health.forget_all_but(self.containers.keys())
         for container in self.runtime.containers():
             if container.state is ContainerState.RUNNING:
                 self.health.begin(container, resumed=True)

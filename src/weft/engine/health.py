@@ -2,8 +2,9 @@
 
 Each running container with a check has one task here: pause, probe, result, pause, … So a container
 never has two probes at once. `model/health.py` decides what a result means; this file runs commands
-and keeps the latest health of each container, in memory: after a restart of the daemon a running
-container is `starting` again, as in Docker, and nothing happens to it.
+and keeps the latest health of each container. A container that is started again, and one that goes
+on under another daemon, is `starting` again and has its last results (`health_records.py`), as in
+Docker; nothing happens to it for that.
 
 A probe that cannot be run has failed, whatever the reason: a full disk, an OCI runtime that fails or
 hangs. A container that is paused is not probed, and a probe during which it was paused says nothing,
@@ -17,13 +18,15 @@ and there are no more of these than starts of containers.
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from pathlib import Path
 from time import perf_counter
 
 import msgspec
 
 from weft.engine.events import EventLog
+from weft.engine.health_records import HealthRecords
 from weft.errors import WeftError, described
 from weft.model.container import Container, ContainerState
 from weft.model.health import (
@@ -56,10 +59,13 @@ its output keeps the event loop busy for a hundredth of the time."""
 class _Watch:
     """One container's health, and the task that finds it out."""
 
-    def __init__(self, container: Container, check: HealthCheck) -> None:
+    def __init__(self, container: Container, check: HealthCheck, health: Health) -> None:
+        """`health`: before the first probe."""
         self.container = container
         self.check = check
-        self.health = Health()
+        self.health = health
+        self.has_result = False
+        """Whether a probe has ended since."""
         self.turned = asyncio.Event()
         """Set, and replaced, when the status changes."""
         self.task: asyncio.Task[None] | None = None
@@ -78,7 +84,10 @@ class HealthMonitor:
         images: Images,
         events: EventLog,
         clock: Callable[[], Nanoseconds],
+        directory: Path | None = None,
     ) -> None:
+        """`directory`: for the results, which survives a reboot; None: they are kept in memory."""
+        self._records = HealthRecords(directory)
         self._runtime = runtime
         self._images = images
         self._events = events
@@ -97,7 +106,8 @@ class HealthMonitor:
             return watch.health
         is_over = container.state is ContainerState.EXITED
         if is_over and container.healthcheck is not None and container.healthcheck.is_run:
-            return Health(status=HealthStatus.UNHEALTHY)
+            found = self._records.of(container.id) or Health()
+            return msgspec.structs.replace(found, status=HealthStatus.UNHEALTHY)
         return None
 
     async def turned(self, container: Container, status: HealthStatus | None) -> None:
@@ -113,16 +123,27 @@ class HealthMonitor:
     def begin(self, container: Container, resumed: bool = False) -> None:
         """Begins to check a container that has been started. `resumed`: by a former daemon; then
         the first probes of all containers are spread over their intervals."""
-        self.forget(container.id)
+        self._end(container.id)
         check = container.healthcheck
         if check is None or not check.is_run:
             return
-        watch = self._watches[container.id] = _Watch(container, check)
+        found = self._records.of(container.id) or Health()
+        watch = _Watch(container, check, Health(log=found.log))
+        self._watches[container.id] = watch
         name = f"health of container {container.id[:12]}"
         wait = self._first_pause(watch) * (int(container.id[:8], 16) / 2**32 if resumed else 1)
         watch.task = asyncio.create_task(lasting(name, lambda: self._run(watch, wait)), name=name)
 
     def forget(self, id: ContainerId) -> None:
+        """The container has been removed."""
+        self._end(id)
+        self._records.forget(id)
+
+    def forget_all_but(self, ids: Collection[ContainerId]) -> None:
+        """Containers that a former daemon has removed."""
+        self._records.keep_only(ids)
+
+    def _end(self, id: ContainerId) -> None:
         watch = self._watches.pop(id, None)
         if watch is not None and watch.task is not None:
             watch.task.cancel()
@@ -165,7 +186,9 @@ class HealthMonitor:
         before, container = watch.health, watch.container
         self.probes += 1
         self.failed_probes += result.exit_code != 0
+        watch.has_result = True
         watch.put(before.after(result, watch.check, container.started_at))
+        self._records.keep(container.id, watch.health)
         if watch.health.status is not before.status:
             log.info("health.turned container=%s status=%s", container.id[:12], watch.health.status)
             self._events.container(f"health_status: {watch.health.status}", container)
@@ -176,7 +199,7 @@ class HealthMonitor:
         """Runs the check's command once. Never fails: a failure is a result."""
         start, id = self._clock(), watch.container.id
         try:
-            async with self._slot(rests=bool(watch.health.log)):
+            async with self._slot(rests=watch.has_result):
                 started = self._clock()
                 command, streams = await self._start(watch, self._argv(watch))
         except Exception as error:

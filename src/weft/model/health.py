@@ -101,12 +101,13 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """What the probes of one container have found since the container or the daemon started."""
+    """What the probes of one container have found. Status and streak are since the container or the
+    daemon started, as in Docker."""
 
     status: HealthStatus = HealthStatus.STARTING
     failing_streak: int = 0
     log: tuple[ProbeResult, ...] = ()
-    """The last `MAX_RESULTS` results, oldest first."""
+    """The last `MAX_RESULTS` results, oldest first, also of former starts."""
 
     def after(self, result: ProbeResult, check: HealthCheck, started_at: Nanoseconds) -> "Health":
         """The health after one more probe. `started_at`: of the container."""
