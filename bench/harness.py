@@ -89,6 +89,27 @@ def on(name: str, *argv: str, check: bool = True, timeout: float = 120) -> str:
     return done.stdout
 
 
+class Place:
+    """Somewhere to run a command: a node, or the network namespace of a task on it."""
+
+    def __init__(self, node: str, pid: int | None, address: str) -> None:
+        self.node, self.address = node, address
+        self.prefix = ["nsenter", "-n", "-t", str(pid)] if pid else []
+
+    def run(self, *argv: str, check: bool = True) -> str:
+        return on(self.node, *self.prefix, *argv, check=check)
+
+
+def task_place(host: str, service: str, network: str) -> Place:
+    """Of the service's only task on that node."""
+    engine = node(host)
+    [container] = engine.containers(service)
+    details = engine.call("GET", f"/containers/{container['Id']}/json")
+    return Place(
+        host, details["State"]["Pid"], details["NetworkSettings"]["Networks"][network]["IPAddress"]
+    )
+
+
 def busy_seconds() -> float:
     """Processor time of the whole machine so far, without what was stolen from it."""
     user, nice, system, _idle, _wait, irq, softirq = (
