@@ -1,6 +1,7 @@
 """Flows that are forgotten by the kernel's connection tracking, in a namespace without a name that
 ends with the test."""
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -10,8 +11,9 @@ from ipaddress import IPv4Address
 import pytest
 
 from tests.kernel.throwaway import Here, in_throwaway
-from weft.linux import conntrack
+from weft.linux import connection_table, conntrack, sysctl
 from weft.linux.nft import Nft
+from weft.model.flows import TrackedChange
 from weft.network.flows import Answered, Asked
 from weft.network.kernel_state import Table
 
@@ -113,3 +115,66 @@ def test_a_connection_that_nobody_has_answered_chooses_another_backend_when_it_a
                 kept.sendall(b"x")
                 end.settimeout(5)
                 assert end.recv(1) == b"x"
+
+
+@in_throwaway
+def test_tracked_connections_are_read_and_their_changes_told() -> None:
+    """One that is translated, one that is refused; read once, and told by the kernel as they come."""
+    with Here():
+        sysctl.write(connection_table.COUNTS, "1")
+        Nft().replace(
+            Table(
+                "ip",
+                "t",
+                "chain n { type nat hook output priority -100; ip daddr 127.0.0.9 tcp dport 9999"
+                " dnat to 127.0.0.2:9998\n"
+                " }\nchain c { type filter hook input priority 0; ct state new accept\n }",
+            )
+        )
+        told = asyncio.run(_changes())
+        table = asyncio.run(connection_table.read_table(None, 100))
+    mine = [each for each in table.entries if each.asked.target == IPv4Address("127.0.0.9")]
+    assert (table.is_whole, table.counts, len(mine)) == (True, True, 1)
+    (found,) = mine
+    assert (found.protocol, found.asked.target_port) == (socket.IPPROTO_TCP, 9999)
+    assert found.carried == found.asked._replace(target=IPv4Address("127.0.0.2"), target_port=9998)
+    assert found.state == "closing"
+    assert found.sent is not None
+    assert found.received is not None
+    assert found.sent.packets > found.received.packets >= 2
+    states = {(each.tracked.asked.target_port, each.tracked.state) for each in told}
+    assert {(9999, "unanswered"), (9999, "open"), (9999, "closing"), (9997, "refused")} <= states
+    assert [each.tracked.asked.target_port for each in told if each.ended] == [9997]
+
+
+async def _changes() -> list[TrackedChange]:
+    """Of one connection that is made and closed, and one that is refused."""
+    watch = await connection_table.watch_table(None)
+    told: list[TrackedChange] = []
+    try:
+        with socket.create_server(("127.0.0.2", 9998)) as server:
+            client = socket.create_connection(("127.0.0.9", 9999))
+            with server.accept()[0]:
+                client.close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.3", 9997))
+        async with asyncio.timeout(30):
+            while not any(each.ended for each in told):
+                told += await watch.read() or ()
+    finally:
+        watch.close()
+    return told
+
+
+@in_throwaway
+def test_a_table_is_read_no_further_than_wanted() -> None:
+    with Here():
+        Nft().replace(
+            Table("ip", "t", "chain c { type filter hook input priority 0; ct state new accept\n }")
+        )
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            for port in range(2000):
+                client.sendto(b"x", ("127.0.0.1", 10000 + port))
+        table = asyncio.run(connection_table.read_table(None, 100))
+    assert not table.is_whole
+    assert 100 <= len(table.entries) < 1000

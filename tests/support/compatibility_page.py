@@ -43,6 +43,7 @@ _REQUESTS: Mapping[str, str] = {
     "ExecStartWire": "the start of `exec`",
     "AuthWire": "`/auth`",
     "CaptureWire": "`/weft/capture`",
+    "FlowsWire": "`/weft/flows`",
     "KeysWire": "`/weft/keys/update`",
     "TraceWire": "`/weft/trace`",
 }

@@ -36,6 +36,7 @@ from weft.agent.tasks import TaskWorker
 from weft.agent.uplink import Uplink
 from weft.engine.captures import Capture
 from weft.engine.engine import Engine
+from weft.engine.flows import Flows
 from weft.engine.networking import Networking
 from weft.engine.pulls import Pulls
 from weft.errors import OperationFailed, WeftError, described
@@ -54,6 +55,7 @@ from weft.session.messages import (
     EngineStateRequest,
     ExaminationFrame,
     ExaminationRequest,
+    FlowsRequest,
     LogsRequest,
     ProbeRequest,
     TraceFrame,
@@ -88,6 +90,7 @@ class Agent:
                 ExaminationRequest: self._examination,
                 TraceRequest: self._trace,
                 ProbeRequest: self._probe,
+                FlowsRequest: self._flows,
             },
             adapters.managers.open_stream,
         )
@@ -294,6 +297,9 @@ class Agent:
 
     def _capture(self, request: CaptureRequest) -> Frames:
         return Capture(self.networking, self.engine.now, request.wanted).frames()
+
+    def _flows(self, request: FlowsRequest) -> Frames:
+        return Flows(self.networking, self.engine.now, request.follow).frames()
 
     async def examine(self, repair: bool) -> Examination:
         return await examine(self.engine, self.networking, self.uplink, self._adapters, repair)

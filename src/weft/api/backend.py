@@ -17,6 +17,7 @@ from weft.model.container import Container, NodeEvent
 from weft.model.container_request import ContainerRequest
 from weft.model.endpoint_settings import EndpointSettings
 from weft.model.finding import Report
+from weft.model.flows import FlowsWanted
 from weft.model.health import Health
 from weft.model.host import HostInfo
 from weft.model.ids import ContainerId, NetworkId, NodeId, ServiceId
@@ -24,6 +25,7 @@ from weft.model.leadership_status import LeadershipStatus
 from weft.model.limits import FurtherLimits
 from weft.model.local_network import LocalEndpoint, LocalNetwork
 from weft.model.logs import LogsWanted, TaskLog
+from weft.model.look import LookEvent
 from weft.model.membership import InitRequest, JoinRequest, Membership
 from weft.model.meta import Nanoseconds
 from weft.model.network import Network, NetworkSpec
@@ -71,6 +73,11 @@ class Swarm(Protocol):
     def capture(self, wanted: CaptureWanted) -> AsyncGenerator[CaptureEvent, None]:
         """Packets, in the order in which each node sends them, until what is watched is
         removed."""
+        ...
+
+    def flows(self, wanted: FlowsWanted) -> AsyncGenerator[LookEvent, None]:
+        """The connections that the nodes track, in the order in which each node tells them. A node
+        that does not answer in time is named, and the others' connections are told."""
         ...
 
     async def trace(self, wanted: TraceWanted) -> Probed:

@@ -58,6 +58,9 @@ class Api:
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise Unavailable(f"cannot reach the daemon at {self._path}: {error}") from error
+        except OperationFailed:
+            connection.close()
+            raise
         if connection.sock is not None:
             connection.sock.settimeout(None)
         return response

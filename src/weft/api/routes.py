@@ -19,6 +19,7 @@ from weft.api import (
     image_exchange,
     images,
     keys,
+    looks,
     metrics,
     networks,
     nodes,
@@ -150,6 +151,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/weft/keys/update", keys.update),
     ("POST", "/weft/capture", captures.capture),
     ("POST", "/weft/trace", traces.trace),
+    ("POST", "/weft/flows", looks.flows),
     ("GET", "/plugins", empty([])),
     ("GET", "/plugins/privileges", refuse("installing plugins")),
     ("POST", "/plugins/pull", refuse("installing plugins")),
@@ -172,6 +174,7 @@ INTERRUPTIBLE: frozenset[Handler] = frozenset(
         archives.write,
         captures.capture,
         traces.trace,
+        looks.flows,
     )
 )
 """Requests other than GET that end when their client disconnects. All other requests that are not
@@ -189,6 +192,7 @@ SHARED = (
     "/swarm",
     "/tasks",
     "/weft/capture",
+    "/weft/flows",
     "/weft/keys",
     "/weft/trace",
 )

@@ -14,6 +14,7 @@ COMMANDS = {
     "check": "weft.cli.check",
     "daemon": "weft.cli.daemon",
     "doctor": "weft.cli.doctor",
+    "flows": "weft.cli.flows",
     "keys": "weft.cli.keys",
     "lab": "weft.cli.lab",
     "trace": "weft.cli.trace",

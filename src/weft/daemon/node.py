@@ -39,6 +39,7 @@ from weft.errors import (
 )
 from weft.linux import conntrack, host, netns, ping, sysctl, xfrm
 from weft.linux.base import EspEngine
+from weft.linux.connection_table import read_table, watch_table
 from weft.linux.counters import accepted
 from weft.linux.esp import datapath
 from weft.linux.esp.client import UserspaceEngine
@@ -189,6 +190,8 @@ class WeftNode:
             accepted=accepted,
             open_tap=open_ring,
             open_sender=open_sender,
+            read_connections=read_table,
+            watch_connections=watch_table,
             uplink=lambda address: host.interface_with(address).name,
             probe=lambda space, asked, seconds: _probe(
                 directory / space if space != HOST else None, asked, seconds

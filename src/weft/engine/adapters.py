@@ -11,9 +11,10 @@ from pathlib import Path
 import msgspec
 
 from weft.errors import OperationFailed
-from weft.linux.base import EspEngine, Kernel, PacketTap
+from weft.linux.base import ConnectionWatch, EspEngine, Kernel, PacketTap
 from weft.model.addresses import Port, Protocol
 from weft.model.capture import Instruction
+from weft.model.flows import TrackedTable
 from weft.model.meta import Nanoseconds
 from weft.network.flows import Stale
 from weft.runtime.base import Images, Runtime, Volumes
@@ -63,6 +64,21 @@ CheckPort = Callable[[Protocol, Port, IPv4Address | None], None]
 OpenTap = Callable[[Path | None, str, Sequence[Instruction], int], Awaitable[PacketTap]]
 """(namespace file, interface, filter, bytes of memory) -> the packets of the interface. Raises
 `OperationFailed`."""
+
+ReadConnections = Callable[[Path | None, int], Awaitable[TrackedTable]]
+"""(namespace file, or None for the host's; how many at most, about) -> the connections that are
+tracked there. Raises `OperationFailed`."""
+WatchConnections = Callable[[Path | None], Awaitable[ConnectionWatch]]
+"""(namespace file, or None for the host's) -> their changes. Raises `OperationFailed`."""
+
+
+async def _nothing_tracked(namespace: Path | None, most: int) -> TrackedTable:
+    """There are no connections."""
+    return TrackedTable((), True, True)
+
+
+async def _no_watch(namespace: Path | None) -> ConnectionWatch:
+    raise OperationFailed("cannot watch connections: this node tracks none")
 
 
 class Sender(typing.Protocol):
@@ -153,6 +169,8 @@ class NetworkAdapters:
     accepted: Accepted = _none_accepted
     open_tap: OpenTap = _no_tap
     open_sender: OpenSender = _no_sender
+    read_connections: ReadConnections = _nothing_tracked
+    watch_connections: WatchConnections = _no_watch
     uplink: Callable[[IPv4Address], str] = _no_uplink
     """Name of the host's interface with the address. Raises `WeftError`."""
     probe: Probe = _all_answer

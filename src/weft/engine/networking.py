@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import msgspec
 
@@ -24,10 +25,11 @@ from weft.engine.local_allocation import taken_port
 from weft.engine.resolver import REOPEN_PAUSE, Resolvers
 from weft.engine.trace import passage, unresolved
 from weft.errors import OperationFailed, WeftError
-from weft.linux.base import PacketTap
+from weft.linux.base import ConnectionWatch, PacketTap
 from weft.model.assignment import Overlays
 from weft.model.capture import CaptureWanted, Instruction
-from weft.model.ids import ContainerId, NetworkId, WorkloadId
+from weft.model.flows import TrackedTable
+from weft.model.ids import ContainerId, NetworkId, NodeId, WorkloadId
 from weft.model.local_network import LocalEndpoint, LocalNetwork
 from weft.model.probe import Spot
 from weft.model.sandbox import NodeFacts, Sandbox
@@ -35,7 +37,9 @@ from weft.model.service import PublishedPort
 from weft.model.trace import Asked, Entry, Flow, FromProcess, Passage
 from weft.model.workload import Resident, Workload
 from weft.network.desired import SwarmPart
+from weft.network.kernel_state import HOST
 from weft.network.ownership import ESP_SANDBOX, overlay_namespace
+from weft.network.parties import FlowPlace, Parties, parties, places
 from weft.network.sandbox import hides_gateway
 from weft.network.vantage import Vantage, vantages, wire_filter
 from weft.system.supervision import lasting
@@ -187,6 +191,36 @@ class Networking:
             return await adapters.open_tap(None, device, program, memory)
         path = adapters.namespaces / vantage.namespace
         return await adapters.open_tap(path, vantage.device, program, memory)
+
+    # --- connections
+
+    @property
+    def node(self) -> NodeId:
+        return self.facts.node
+
+    def flow_places(self) -> list[FlowPlace]:
+        """The namespaces that track connections, the host's first."""
+        engine = self._engine
+        own = filter(None, map(engine.local.sandbox, engine.containers))
+        return places(self._everybody, {place.key: place.name for place in own})
+
+    def parties(self) -> Parties:
+        """Who has which address, as of now."""
+        local = self._engine.local
+        return parties(self._overlays, self.facts, self._everybody, local.shown())
+
+    async def read_connections(self, place: FlowPlace, most: int) -> TrackedTable:
+        """Raises `OperationFailed`."""
+        adapters = self._engine.adapters.network
+        return await adapters.read_connections(self._file(place.namespace), most)
+
+    async def watch_connections(self, place: FlowPlace) -> ConnectionWatch:
+        """Raises `OperationFailed`."""
+        adapters = self._engine.adapters.network
+        return await adapters.watch_connections(self._file(place.namespace))
+
+    def _file(self, namespace: str) -> Path | None:
+        return self._engine.adapters.network.namespaces / namespace if namespace != HOST else None
 
     # --- a packet's way
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from weft.model.encryption import Protection
+from weft.model.flows import TrackedChange
 from weft.network.kernel_state import KernelState
 from weft.network.operations import Operation
 from weft.network.trace.host import Host
@@ -101,6 +102,17 @@ class PacketTap(Protocol):
 
     def dropped(self) -> int:
         """The packets that were lost since the last call, because `read` came too late."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class ConnectionWatch(Protocol):
+    """Changes of the connections that one namespace tracks, from its opening on."""
+
+    async def read(self) -> Sequence[TrackedChange] | None:
+        """At least one change; None if some were lost, because `read` came too late. Raises
+        `OperationFailed`."""
         ...
 
     def close(self) -> None: ...

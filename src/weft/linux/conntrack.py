@@ -18,23 +18,32 @@ from typing import NamedTuple
 
 from weft.errors import OperationFailed, cause_of
 from weft.linux.netlink.attributes import attribute, decode, ipv4, nested, u8, u16_network, u32
+from weft.linux.netlink.conntrack import (
+    DELETE,
+    GENERIC,
+    GET,
+    ID,
+    IP_V4_SRC,
+    PROTO_DST_PORT,
+    PROTO_NUM,
+    SEEN_REPLY,
+    STATUS,
+    TRANSLATED,
+    TUPLE_IP,
+    TUPLE_ORIG,
+    TUPLE_PROTO,
+    TUPLE_REPLY,
+    ZONE,
+)
 from weft.linux.netlink.message import Request
 from weft.linux.netlink.socket import NETLINK_NETFILTER, NetlinkSocket
 from weft.network.flows import Answered, Asked, Stale
 
-_GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2
-_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _ID, _ZONE, _FILTER, _STATUS_MASK = 1, 2, 3, 12, 18, 25, 26
+_FILTER, _STATUS_MASK = 25, 26
 _ORIG_FLAGS, _REPLY_FLAGS = 1, 2
 _BY_SOURCE, _BY_PROTOCOL, _BY_PORT = 1 << 0, 1 << 3, 1 << 5
 """`CTA_FILTER_F_*` in `net/netfilter/nf_internals.h`."""
 _NESTED = 0x8000
-_TUPLE_IP, _TUPLE_PROTO = 1, 2
-_IP_V4_SRC = 1
-_PROTO_NUM, _PROTO_DST_PORT = 1, 3
-_SEEN_REPLY, _TRANSLATED = 1 << 1, 1 << 4 | 1 << 5
-"""Bits of the status, which is big-endian: a packet has come back; source or destination was
-translated."""
-_GENERIC = struct.pack("=BBH", socket.AF_INET, 0, 0)
 _NUMBERS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 MANY = 40
 """Number of filters from which on it is cheaper to read all flows once than to let the kernel
@@ -103,28 +112,28 @@ def _flushes(stale: Stale) -> list[Request]:
     """Requests to delete by filter. A kernel without such filters takes each for the description of
     one flow, finds its tuple incomplete, and says EINVAL."""
     if isinstance(stale, Answered):
-        address = nested(_TUPLE_IP | _NESTED, ipv4(_IP_V4_SRC, stale.address))
+        address = nested(TUPLE_IP | _NESTED, ipv4(IP_V4_SRC, stale.address))
         flags = u32(_REPLY_FLAGS, _BY_SOURCE | _BY_PROTOCOL)
         return [
-            _flush(flags, _TUPLE_REPLY, address, u8(_PROTO_NUM, protocol), mask=mask)
-            for protocol, mask in ((socket.IPPROTO_UDP, 0), (socket.IPPROTO_TCP, _SEEN_REPLY))
+            _flush(flags, TUPLE_REPLY, address, u8(PROTO_NUM, protocol), mask=mask)
+            for protocol, mask in ((socket.IPPROTO_UDP, 0), (socket.IPPROTO_TCP, SEEN_REPLY))
         ]
     number = _NUMBERS.get(stale.protocol)
     if number is None:
         return []
-    mask = _TRANSLATED | (_SEEN_REPLY if stale.protocol == "tcp" else 0)
-    wanted = u8(_PROTO_NUM, number) + u16_network(_PROTO_DST_PORT, stale.port)
-    return [_flush(u32(_ORIG_FLAGS, _BY_PROTOCOL | _BY_PORT), _TUPLE_ORIG, b"", wanted, mask=mask)]
+    mask = TRANSLATED | (SEEN_REPLY if stale.protocol == "tcp" else 0)
+    wanted = u8(PROTO_NUM, number) + u16_network(PROTO_DST_PORT, stale.port)
+    return [_flush(u32(_ORIG_FLAGS, _BY_PROTOCOL | _BY_PORT), TUPLE_ORIG, b"", wanted, mask=mask)]
 
 
 def _flush(flags: bytes, tuple_: int, address: bytes, protocol: bytes, mask: int) -> Request:
     """A request to delete all flows with such a tuple. `mask`: bits that the status of the flows
     must not have."""
-    body = _GENERIC + nested(_FILTER | _NESTED, flags)
-    body += nested(tuple_ | _NESTED, address, nested(_TUPLE_PROTO | _NESTED, protocol))
+    body = GENERIC + nested(_FILTER | _NESTED, flags)
+    body += nested(tuple_ | _NESTED, address, nested(TUPLE_PROTO | _NESTED, protocol))
     if mask:
-        body += attribute(_STATUS, bytes(4)) + attribute(_STATUS_MASK, struct.pack("!I", mask))
-    return Request(_DELETE, 0, body)
+        body += attribute(STATUS, bytes(4)) + attribute(_STATUS_MASK, struct.pack("!I", mask))
+    return Request(DELETE, 0, body)
 
 
 def _find_and_delete(channel: NetlinkSocket, stale: Collection[Stale]) -> None:
@@ -135,7 +144,7 @@ def _find_and_delete(channel: NetlinkSocket, stale: Collection[Stale]) -> None:
         if isinstance(each, Asked) and each.protocol in _NUMBERS
     }
     packed = [source.packed for source in sources]
-    dumped = channel.dump(_GET, _GENERIC)
+    dumped = channel.dump(GET, GENERIC)
     candidates = (body for body in dumped if ports or any(source in body for source in packed))
     flows = [flow for flow in map(decode_flow, candidates) if flow is not None and flow.is_stuck]
     wanted = [
@@ -143,31 +152,29 @@ def _find_and_delete(channel: NetlinkSocket, stale: Collection[Stale]) -> None:
         for f in flows
         if f.reply_source in sources or ((f.protocol, f.port) in ports and not f.translated)
     ]
-    errors = channel.execute([Request(_DELETE, 0, _GENERIC + flow.key) for flow in wanted])
+    errors = channel.execute([Request(DELETE, 0, GENERIC + flow.key) for flow in wanted])
     for error in errors.values():
         if error.errno != errno.ENOENT:
             raise error
 
 
 def decode_flow(body: bytes) -> Flow | None:
-    found = decode(body, len(_GENERIC))
-    reply = decode(found.get(_TUPLE_REPLY, b""))
-    protocol = decode(reply.get(_TUPLE_PROTO, b"")).get(_PROTO_NUM)
-    source = decode(reply.get(_TUPLE_IP, b"")).get(_IP_V4_SRC)
+    found = decode(body, len(GENERIC))
+    reply = decode(found.get(TUPLE_REPLY, b""))
+    protocol = decode(reply.get(TUPLE_PROTO, b"")).get(PROTO_NUM)
+    source = decode(reply.get(TUPLE_IP, b"")).get(IP_V4_SRC)
     if not protocol or source is None:
         return None
-    port = decode(decode(found.get(_TUPLE_ORIG, b"")).get(_TUPLE_PROTO, b"")).get(
-        _PROTO_DST_PORT, b"\0\0"
+    port = decode(decode(found.get(TUPLE_ORIG, b"")).get(TUPLE_PROTO, b"")).get(
+        PROTO_DST_PORT, b"\0\0"
     )
-    key = b"".join(
-        attribute(kind, found[kind]) for kind in (_TUPLE_ORIG, _ZONE, _ID) if kind in found
-    )
-    status = int.from_bytes(found.get(_STATUS, b""), "big")
+    key = b"".join(attribute(kind, found[kind]) for kind in (TUPLE_ORIG, ZONE, ID) if kind in found)
+    status = int.from_bytes(found.get(STATUS, b""), "big")
     return Flow(
         protocol[0],
         IPv4Address(source),
         int.from_bytes(port, "big"),
         key,
-        bool(status & _SEEN_REPLY),
-        bool(status & _TRANSLATED),
+        bool(status & SEEN_REPLY),
+        bool(status & TRANSLATED),
     )

@@ -22,6 +22,7 @@ from weft.model.capture import CaptureFrame
 from weft.model.cluster import Cluster
 from weft.model.engine_state import EngineFailure, EngineState
 from weft.model.finding import MOST_FINDINGS, Examination, Finding
+from weft.model.flows import FlowsFrame, Observation
 from weft.model.generic import MAX_RESOURCES, MAX_TEXT
 from weft.model.ids import NodeId, TaskId
 from weft.model.node import NodeDescription, NodeState
@@ -141,6 +142,8 @@ def _checked(message: object, source: str) -> object:
             return EngineStateFrame(_engine_state(state))
         case CaptureFrame():
             return _capture(message)
+        case FlowsFrame():
+            return _flows(message)
         case ExaminationFrame(time, examination):
             _within("time", time, INT64)
             return ExaminationFrame(time, examination and _examination(examination))
@@ -323,6 +326,37 @@ def _capture(frame: CaptureFrame) -> CaptureFrame:
     return msgspec.structs.replace(
         frame, failed=tuple(cut(text, MAX_REASON) for text in frame.failed)
     )
+
+
+def _flows(frame: FlowsFrame) -> FlowsFrame:
+    _within("clock", frame.now, INT64)
+    for field, entries in {"opened": frame.opened, "closed": frame.closed}.items():
+        _at_most(field, len(entries), MAX_INTERFACES)
+    for number, name in frame.opened:
+        _within("place", number, INT64)
+        _printable("place", name, MAX_INTERFACE)
+    for party in frame.parties:
+        for text in (party.address, party.name, party.service):
+            _printable("party", text, MAX_INTERFACE)
+    counts = (frame.uncounted, frame.left_out, frame.lost, *frame.closed)
+    for number in counts:
+        _within("number", number, INT64)
+    for seen in frame.seen:
+        _observation(seen, len(frame.parties))
+    _at_most("failed", len(frame.failed), MAX_INTERFACES)
+    return msgspec.structs.replace(frame, failed=tuple(_line(text) for text in frame.failed))
+
+
+def _observation(seen: Observation, parties: int) -> None:
+    _within("place", seen.place, INT64)
+    _within("protocol", seen.protocol, 255)
+    for side in (seen.asked, seen.carried):
+        _within("party", max(side.source, side.target), parties - 1)
+        _within("party", min(side.source, side.target), parties - 1)
+        _within("port", max(side.source_port, side.target_port), 65535)
+        _within("port", min(side.source_port, side.target_port), 65535)
+    for number in (*(seen.sent or ()), *(seen.received or ())):
+        _within("traffic", number, 2**64 - 1)
 
 
 def _examination(said: Examination) -> Examination:

@@ -22,6 +22,7 @@ from weft.manager.broker import StreamBroker
 from weft.manager.captures import capture
 from weft.manager.events import node_events
 from weft.manager.logs import read_logs
+from weft.manager.looks import flows
 from weft.manager.ports import HostSettings, ManagerPorts
 from weft.manager.probes import Prober
 from weft.manager.registry_auths import RegistryAuths
@@ -31,9 +32,11 @@ from weft.manager.vault import Vault
 from weft.model.capture import CaptureEvent, CaptureWanted
 from weft.model.cluster import Cluster, ClusterSpec, JoinTokens, RootCa
 from weft.model.container import NodeEvent
+from weft.model.flows import FlowsWanted
 from weft.model.ids import SWARM_ID_BYTES, NetworkId, NodeId, ServiceId, swarm_id
 from weft.model.leadership_status import LeadershipStatus
 from weft.model.logs import LogsWanted, TaskLog
+from weft.model.look import LookEvent
 from weft.model.network import Network, NetworkSpec
 from weft.model.node import NodeSpec
 from weft.model.probe import Probed
@@ -110,6 +113,9 @@ class Swarm:
 
     def capture(self, wanted: CaptureWanted) -> AsyncGenerator[CaptureEvent, None]:
         return capture(self._streams, self._store, self._ports.clock, wanted)
+
+    def flows(self, wanted: FlowsWanted) -> AsyncGenerator[LookEvent, None]:
+        return flows(self._streams, self._store, wanted)
 
     async def trace(self, wanted: TraceWanted) -> Probed:
         broker, state, ports = self._streams, self._store.state, self._ports

@@ -16,6 +16,7 @@ from weft.model.certificate import ManagerCertificate
 from weft.model.container import LogLine
 from weft.model.engine_state import EngineState
 from weft.model.finding import Examination
+from weft.model.flows import FlowsFrame
 from weft.model.ids import NodeId, TaskId
 from weft.model.log_details import Details
 from weft.model.logs import LogsWanted
@@ -206,6 +207,12 @@ class ProbeRequest(msgspec.Struct, frozen=True, tag="probe"):
     wanted: ProbeWanted
 
 
+class FlowsRequest(msgspec.Struct, frozen=True, tag="flows"):
+    """Asks for the connections that the node tracks, once or without end."""
+
+    follow: bool = False
+
+
 StreamRequest = (
     LogsRequest
     | EngineStateRequest
@@ -213,6 +220,7 @@ StreamRequest = (
     | ExaminationRequest
     | TraceRequest
     | ProbeRequest
+    | FlowsRequest
 )
 """What a stream is to carry. The tag is the stream's kind."""
 
@@ -311,5 +319,13 @@ FromManager = (
     | Publish
     | Goodbye
 )
-Frame = LogLines | EngineStateFrame | CaptureFrame | ExaminationFrame | TraceFrame | ProbeFrame
+Frame = (
+    LogLines
+    | EngineStateFrame
+    | CaptureFrame
+    | ExaminationFrame
+    | TraceFrame
+    | ProbeFrame
+    | FlowsFrame
+)
 FromPublisher = Frame | StreamEnd

@@ -9,6 +9,7 @@ OF_THE_SWARM = {
     f"weft.api.{name}"
     for name in (
         "captures",
+        "looks",
         "data",
         "keys",
         "networks",

@@ -17,6 +17,7 @@ from weft.model.capture import CaptureFrame
 from weft.model.container import LogLine
 from weft.model.engine_state import EngineFailure, EngineState
 from weft.model.finding import ORDER, Examination, Finding
+from weft.model.flows import FlowsFrame, Observation, Party, PartySides, Traffic
 from weft.model.generic import GenericResource
 from weft.model.ids import ContainerId, NodeId, TaskId
 from weft.model.logs import LogsWanted
@@ -86,6 +87,13 @@ EXAMINATION = Examination(
 )  # fmt: skip
 PACKET = Packet("tcp", IPv4Address("10.0.1.6"), 40000, IPv4Address("10.0.1.3"), 80)
 
+SIDES = PartySides(0, 4000, 1, 80)
+FLOWS = FlowsFrame(
+    now=1, opened=((1, "webapp.1"),), closed=(2,), failed=("db.1: gone",),
+    parties=(Party("10.0.1.5", "task", "app.1", "app"), Party("10.0.1.2", "service", "web")),
+    seen=(Observation(1, 6, SIDES, SIDES, "open", Traffic(3, 2**64 - 1)),),
+)  # fmt: skip
+
 
 def passage(words: str = "sends", steps: int = 1) -> TraceFrame:
     step = Step("1f0c3a", "eth0", StepKind.SEND, words, PACKET)
@@ -99,6 +107,7 @@ GOOD = (
     HELLO, Heartbeat(), StatusUpdate(1, ((TaskId("t1"), STATUS),)), CertificateRequest("-----BEGIN", "10.0.0.5"),
     NodeFarewell("leaving"),
     Goodbye("agent ends the session"), LogLines(((TaskId("t1"), LogLine(1, 1, b"hello\n")),)), StreamEnd("cannot read"),
+    FLOWS,
     EngineStateFrame(ENGINE), CAPTURED, ADMISSION, MemberRequest(peer_url="https://10.0.0.5:2380", manager_address="10.0.0.5:2377"),
     PublishRequest(
         node=NodeId("n1"),
@@ -371,3 +380,41 @@ def test_a_host_that_has_left_and_joined_again_is_another_node_at_once() -> None
 
 def test_other_addresses_concern_nobody() -> None:
     assert owners(NodeState.READY, "10.0.0.7", "10.0.0.5", says=IPv4Address("10.0.0.7")) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"parties": ()}, "party 1 is not between 0 and -1"),
+        ({"parties": (Party("10.0.1.5", "task", "x" * 301),) * 2}, "party has 301 characters"),
+        ({"parties": (Party("10.0.1.5", "task", "a\nb"),) * 2}, "cannot be printed"),
+        ({"opened": ((-1, "x"),)}, "place -1 is not between"),
+        ({"lost": -1}, "number -1 is not between"),
+        ({"now": -1}, "clock -1 is not between"),
+    ],
+)
+def test_what_is_wrong_with_flows(fields: dict[str, Any], text: str) -> None:
+    with pytest.raises(InvalidArgument, match=text):
+        checked(msgspec.structs.replace(FLOWS, **fields))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"protocol": 256}, "protocol 256 is not between"),
+        ({"place": -1}, "place -1 is not between"),
+        ({"asked": PartySides(0, 65536, 1, 80)}, "port 65536 is not between"),
+        ({"carried": PartySides(-1, 1, 1, 80)}, "party -1 is not between"),
+        ({"sent": Traffic(-1, 0)}, "traffic -1 is not between"),
+    ],
+)
+def test_what_is_wrong_with_an_observation(change: dict[str, Any], text: str) -> None:
+    (seen,) = FLOWS.seen
+    with pytest.raises(InvalidArgument, match=text):
+        checked(msgspec.structs.replace(FLOWS, seen=(msgspec.structs.replace(seen, **change),)))
+
+
+def test_failures_of_flows_are_cut_to_one_line() -> None:
+    frame = checked(msgspec.structs.replace(FLOWS, failed=("a\nb" * 1000,)))
+    assert frame.failed[0].isprintable()
+    assert len(frame.failed[0]) <= incoming.MAX_REASON

@@ -50,8 +50,13 @@ class NetlinkSocket:
     """Sends requests and receives answers. Not for two threads at once."""
 
     def __init__(
-        self, protocol: int = NETLINK_ROUTE, groups: Sequence[int] = (), blocking: bool = True
+        self,
+        protocol: int = NETLINK_ROUTE,
+        groups: Sequence[int] = (),
+        blocking: bool = True,
+        buffer: int = BUFFER,
     ) -> None:
+        """`buffer`: bytes that may wait to be received."""
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol
         )
@@ -60,7 +65,7 @@ class NetlinkSocket:
         """Port id by which the kernel knows the socket. Notifications of changes carry the port of
         the socket that made the change."""
         try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, BUFFER)
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
             if protocol == NETLINK_ROUTE:
@@ -133,6 +138,23 @@ class NetlinkSocket:
             if consistent:
                 break
         return found
+
+    def dump_first(self, type_: int, body: bytes, most: int) -> tuple[list[bytes], bool]:
+        """The bodies of the first objects, about `most` of them, and whether these are all. If not,
+        the socket is good for nothing else. Raises NetlinkError."""
+        sequence = self._send([Request(type_, NLM_F_DUMP, body)])
+        found: list[bytes] = []
+        while len(found) < most:
+            for message in decode(self.receive()):
+                if message.sequence != sequence:
+                    continue
+                if message.type not in (NLMSG_DONE, NLMSG_ERROR):
+                    found.append(message.body)
+                elif error := decode_error(message):
+                    raise error
+                else:
+                    return found, True
+        return found, False
 
     def _dump_once(self, request: Request) -> tuple[list[bytes], bool]:
         sequence = self._send([request])

@@ -1,0 +1,1 @@
+"""Connections of all nodes, put together and shown."""
