@@ -45,6 +45,7 @@ from weft.session.messages import (
     LogLines,
     LogsRequest,
     NodeFarewell,
+    ProbeFrame,
     Publish,
     StatusUpdate,
     StreamEnd,
@@ -107,7 +108,7 @@ GOOD = (
     HELLO, Heartbeat(), StatusUpdate(1, ((TaskId("t1"), STATUS),)), CertificateRequest("-----BEGIN", "10.0.0.5"),
     NodeFarewell("leaving"),
     Goodbye("agent ends the session"), LogLines(((TaskId("t1"), LogLine(1, 1, b"hello\n")),)), StreamEnd("cannot read"),
-    FLOWS,
+    FLOWS, ProbeFrame(time=5),
     EngineStateFrame(ENGINE), CAPTURED, ADMISSION, MemberRequest(peer_url="https://10.0.0.5:2380", manager_address="10.0.0.5:2377"),
     PublishRequest(
         node=NodeId("n1"),
