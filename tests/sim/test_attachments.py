@@ -20,6 +20,7 @@ from weft.engine.reattachment import Reattachment
 from weft.errors import NotFound, OperationFailed, Unavailable
 from weft.linux.fake import FakeKernel
 from weft.model.assignment import TaskAssignment
+from weft.model.attached import AttachmentGrant
 from weft.model.bridge_network import BridgeNetworkSpec
 from weft.model.container_request import ContainerRequest
 from weft.model.endpoint_settings import EndpointSettings
@@ -200,6 +201,96 @@ async def test_a_killed_daemon_takes_nothing_from_a_container(tmp_path: Path) ->
         await made.until(lambda: place.key not in made.kernel.spaces)
         made.manager.reachable = True
         await made.until(lambda: made.over(task.id))
+
+
+async def alone(made: Node) -> None:
+    """No manager is in reach from now on."""
+    made.manager.reachable = False
+    await made.manager.drop()
+    await made.until(lambda: made.agent.uplink.error)
+
+
+async def restarted(made: Node, id: ContainerId) -> None:
+    container = made.agent.engine.container(id)
+    assert container is not None
+    await made.plain.restart(container)
+
+
+@simulated
+async def test_a_container_has_its_place_again_while_no_manager_answers(tmp_path: Path) -> None:
+    """Restarted under one daemon, and started under the next as after a reboot."""
+    async with node(tmp_path) as made:
+        id = await made.attached("own")
+        place, task = made.place(id), made.places()["own"]
+        await made.until(lambda: made.state(task.id) is TaskState.RUNNING)
+        await alone(made)
+        async with asyncio.timeout(1):
+            await restarted(made, id)
+        assert made.place(id).overlays == place.overlays
+        assert set(made.kernel.spaces[place.key].devices) >= {"eth0", "eth1"}
+        await made.stop()
+        made.runtime.die(id, 255)
+        made.start()
+        await made.until(lambda: made.agent.uplink.error)
+        assert not made.overlays.held()
+        await made.plain.start(id)
+        assert made.place(id).overlays == place.overlays
+        asked = len(made.manager.requests)
+        made.manager.reachable = True
+        await made.until(lambda: made.agent.uplink.connected)
+        await asyncio.sleep(10)
+        assert made.place(id).overlays == place.overlays
+        assert [status.state for id, status in made.manager.log if id == task.id][-1] is (
+            TaskState.RUNNING
+        )
+        assert len(made.manager.requests) == asked
+
+
+@simulated
+async def test_a_place_that_the_managers_gave_away_meanwhile_is_left(tmp_path: Path) -> None:
+    async with node(tmp_path) as made:
+        id = await made.attached("own")
+        await alone(made)
+        gone = await made.take_away("own")
+        await restarted(made, id)
+        [endpoint] = made.place(id).overlays
+        assert str(endpoint.attachment) == gone
+        made.manager.reachable = True
+        await made.until(lambda: "own" in made.places() and made.place(id).overlays != (endpoint,))
+        await made.until(lambda: made.place(id).overlays)
+        [endpoint] = made.place(id).overlays
+        assert str(endpoint.attachment) == str(made.places()["own"].id)
+
+
+@simulated
+async def test_a_place_of_which_a_manager_may_know_the_end_is_not_used(tmp_path: Path) -> None:
+    """Whoever starts the container hears so soon. No other container gets a place that is kept, and
+    its end is told once a manager is back."""
+    async with node(tmp_path) as made:
+        stopped, kept = await made.attached("stopped"), await made.attached("kept")
+        container = made.agent.engine.container(stopped)
+        assert container is not None
+        await made.plain.stop(container)
+        await alone(made)
+        made.runtime.die(kept, 0)
+        await made.until(lambda: not made.overlays.held())
+        place = made.places()["kept"].id
+
+        async def never(request: object) -> AttachmentGrant:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        made.agent.attachments._ask = never
+        for start in (made.plain.start(stopped), made.attached("new")):
+            async with asyncio.timeout(6):
+                with pytest.raises(
+                    Unavailable,
+                    match="Could not attach to network demo-net: no manager answers: ",
+                ):
+                    await start
+        assert not made.over(place)
+        made.manager.reachable = True
+        await made.until(lambda: made.over(place))
 
 
 @simulated

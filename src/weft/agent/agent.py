@@ -101,7 +101,7 @@ class Agent:
         self.retirement = Retirement(self.uplink, engine, self.records)
         self.connections = Connections(self.networking, self.records, self.assignment)
         self.attachments = Attachments(
-            engine, self.networking, self.records, adapters.managers.attach, self.uplink.report
+            engine, self.networking, self.records, adapters.managers.attach, self.uplink
         )
         self._workers: dict[TaskId, TaskWorker] = {}
         self._pulls = Pulls(engine.images)

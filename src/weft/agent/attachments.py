@@ -4,6 +4,10 @@
     the engine's book says which container has the place ─▶ RUNNING
     nobody has it, and no request is about to: ─▶ COMPLETE; the managers may give the address again
 
+While there is no session, nothing is given up: the managers keep what they have not heard the end
+of. A container that is started again meanwhile has the place that it had, without asking, as tasks
+go on without managers. The next assignment confirms the place, or takes it away.
+
 The book and the assignment are compared whenever one of them changes, so that nothing depends on a
 single message: a place whose request was given up, or that a killed daemon did not get to use, is
 ended; and a container whose place the managers have given up is taken off the network."""
@@ -15,14 +19,16 @@ from collections.abc import Awaitable, Callable, Iterable
 import msgspec
 
 from weft.agent.records import Records
+from weft.agent.uplink import Uplink
 from weft.engine.attacher import Granted
 from weft.engine.engine import Engine
 from weft.engine.networking import Networking
-from weft.errors import Unavailable, WeftError
-from weft.model.assignment import Assignment, TaskAssignment
+from weft.errors import NotFound, Unavailable, WeftError
+from weft.model.assignment import Assignment, NetworkDefinition, TaskAssignment
 from weft.model.attached import AttachedContainer, AttachmentGrant, AttachmentWanted
 from weft.model.ids import SWARM_ID_BYTES, AttachmentId, TaskId, swarm_id
 from weft.model.local_sandbox import LocalSandbox
+from weft.model.network_lookup import find_network
 from weft.model.sandbox import Sandbox
 from weft.model.task import ContainerStatus, TaskState, TaskStatus
 from weft.session.base import AttachmentRequest
@@ -35,6 +41,8 @@ Ask = Callable[[AttachmentRequest], Awaitable[AttachmentGrant]]
 """Asks the managers. Raises a `WeftError`; `Unavailable` within a bounded time."""
 KNOWN_TIMEOUT = 20.0
 """Seconds from a manager's grant until this node has been told of the network."""
+ALONE_TIMEOUT = 5.0
+"""Seconds that a manager may take to answer while this node finds none."""
 RETRY = 1.0
 
 
@@ -45,13 +53,13 @@ class Attachments:
         networking: Networking,
         records: Records,
         ask: Ask,
-        report: Callable[[TaskId, TaskStatus], None],
+        uplink: Uplink,
     ) -> None:
         self._engine = engine
         self._networking = networking
         self._records = records
         self._ask = ask
-        self._report = report
+        self._uplink = uplink
         self._assignment: Assignment | None = None
         """None until this daemon knows what the node was assigned."""
         self._busy: set[AttachmentId] = set()
@@ -91,18 +99,69 @@ class Attachments:
     # --- Attacher
 
     async def attach(self, wanted: AttachmentWanted) -> Granted:
+        kept = self._kept(wanted)
+        if kept is not None:
+            log.info("attachment.kept task=%s container=%s", kept.id, wanted.container.container)
+            await self._networking.protected(kept.network)
+            return kept
         entropy = self._engine.adapters.origin.entropy
         id = AttachmentId(swarm_id(entropy(SWARM_ID_BYTES)))
         self._busy.add(id)
         try:
             request = AttachmentRequest(id=TaskId(id), wanted=wanted, ended=self._ended())
-            grant = await self._ask(request)
+            grant = await self._granted(request)
             await self._until_known(TaskId(id), grant)
             await self._networking.protected(grant.network)
         except BaseException:
             self.decided([id])
             raise
         return Granted(id, grant.network, grant.name, grant.address)
+
+    def _kept(self, wanted: AttachmentWanted) -> Granted | None:
+        """The place that the container had before, if the managers cannot have given it to another
+        container; the caller's from now on. Other places of the container on the network are given
+        up."""
+        network = self._known_network(wanted.network)
+        if network is None:
+            return None
+        container, held = wanted.container, self._engine.local.overlays.held()
+        for id, task in self._places().items():
+            if id in held or id in self._busy or not task.attachments or task.attached is None:
+                continue
+            place, last = task.attachments[0], task.attached
+            if (place.network, last.container) != (network.id, container.container):
+                continue
+            is_same = last.aliases == container.aliases
+            if is_same and wanted.address in (None, place.address.ip) and self._is_resting(task):
+                self._busy.add(id)
+                return Granted(id, network.id, network.name, place.address)
+            self._say(task, TaskState.COMPLETE, "detached")
+        return None
+
+    def _known_network(self, reference: str) -> NetworkDefinition | None:
+        """None if this node does not know it. Raises `InvalidArgument` for an ambiguous
+        reference."""
+        views = self._assignment.networks.values() if self._assignment is not None else ()
+        try:
+            return find_network([view.definition for view in views], reference)
+        except NotFound:
+            return None
+
+    def _is_resting(self, task: TaskAssignment) -> bool:
+        """Whether nobody has the place, and the managers have not been told, nor could be."""
+        last = self._said.get(task.id)
+        is_told = last is not None and last.state.is_terminal
+        return not self._uplink.connected and not is_told and task.desired <= TaskState.RUNNING
+
+    async def _granted(self, request: AttachmentRequest) -> AttachmentGrant:
+        """Raises `Unavailable` soon if this node has found no manager already."""
+        if self._uplink.connected or not self._uplink.error:
+            return await self._ask(request)
+        try:
+            async with asyncio.timeout(ALONE_TIMEOUT):
+                return await self._ask(request)
+        except TimeoutError:
+            raise Unavailable(f"no manager answers: {self._uplink.error}") from None
 
     def hold(self, ids: Iterable[AttachmentId]) -> None:
         self._busy.update(ids)
@@ -120,12 +179,11 @@ class Attachments:
         if self._assignment is None:
             return
         held = self._engine.local.overlays.held()
-        places = {id: t for id, t in self._assignment.tasks.items() if t.attached is not None}
+        places = self._places()
         for gone in self._said.keys() - places.keys():
             del self._said[gone]
             self._names.pop(gone, None)
-        for id, task in places.items():
-            place = AttachmentId(id)
+        for place, task in places.items():
             if place not in self._busy:
                 self._settle(place, task, held.get(place))
         for place in held.keys() - places.keys() - self._busy:
@@ -133,9 +191,15 @@ class Attachments:
 
     # ---
 
+    def _places(self) -> dict[AttachmentId, TaskAssignment]:
+        """All that this node was assigned."""
+        tasks = self._assignment.tasks if self._assignment is not None else {}
+        return {AttachmentId(id): t for id, t in tasks.items() if t.attached is not None}
+
     def _settle(self, id: AttachmentId, task: TaskAssignment, holder: LocalSandbox | None) -> None:
         if holder is None:
-            self._say(task, TaskState.COMPLETE, "detached")
+            if not self._is_resting(task):
+                self._say(task, TaskState.COMPLETE, "detached")
         elif task.desired > TaskState.RUNNING or not task.attachments:
             self._engine.local.lose(id)
         else:
@@ -149,7 +213,7 @@ class Attachments:
         container = ContainerStatus(task.attached.container)
         status = TaskStatus(state, self._engine.now(), message, container=container)
         self._said[task.id] = status
-        self._report(task.id, status)
+        self._uplink.report(task.id, status)
 
     def _ended(self) -> tuple[tuple[TaskId, TaskStatus], ...]:
         found = ((id, status) for id, status in self._said.items() if status.state.is_terminal)
