@@ -35,7 +35,7 @@ from weft.api import (
     volumes,
 )
 from weft.api.call import Handler
-from weft.api.unsupported import empty, missing, refuse
+from weft.api.unsupported import BUILDKIT, empty, missing, refuse
 
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
     # the node
@@ -90,12 +90,12 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/images/{id:.+}/push", image_exchange.push),
     ("DELETE", "/images/{id:.+}", images.remove),
     ("GET", "/distribution/{id:.+}/json", images.distribution),
-    ("POST", "/build", refuse("building images")),
+    ("POST", "/build", refuse("building images", BUILDKIT)),
     ("POST", "/build/prune", refuse("building images")),
     ("POST", "/build/cancel", refuse("building images")),
     ("POST", "/commit", commits.commit),
-    ("POST", "/session", refuse("building images with BuildKit")),
-    ("POST", "/grpc", refuse("building images with BuildKit")),
+    ("POST", "/session", refuse("building images by the daemon", BUILDKIT)),
+    ("POST", "/grpc", refuse("building images by the daemon", BUILDKIT)),
     # networks
     ("GET", "/networks", networks.listing),
     ("POST", "/networks/create", networks.create),

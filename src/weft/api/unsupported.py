@@ -7,11 +7,19 @@ from weft.api.call import Call, Handler, answer
 from weft.errors import NotFound, Unsupported
 
 
-def refuse(what: str) -> Handler:
-    """Answers 501: `<what> is not supported by Weft`."""
+BUILDKIT = (
+    "build them in a container of BuildKit: docker buildx create --name weft --driver"
+    " docker-container --bootstrap, then docker buildx build --builder weft --load -t NAME ."
+)
+"""What to do instead of having the daemon build images (docs/building-images.md)."""
+
+
+def refuse(what: str, hint: str = "") -> Handler:
+    """Answers 501: `<what> is not supported by Weft`. `hint`: what to do instead."""
+    text = f"{what} is not supported by Weft" + (hint and f"; {hint}")
 
     async def handler(call: Call) -> web.StreamResponse:
-        raise Unsupported(f"{what} is not supported by Weft")
+        raise Unsupported(text)
 
     return handler
 
