@@ -270,6 +270,7 @@ def test_inspect_shows_what_was_asked_for(client: docker.DockerClient) -> None:
         oom_score_adj=5,
         devices=["/dev/null:/dev/mine:r"],
         cgroup_parent="/docker/buildx",
+        device_requests=[docker.types.DeviceRequest(driver="cdi", device_ids=["a.com/b=c"])],
         healthcheck={"test": ["CMD", "true"], "interval": 10**9},
     )
     config, host = made.attrs["Config"], made.attrs["HostConfig"]
@@ -288,6 +289,7 @@ def test_inspect_shows_what_was_asked_for(client: docker.DockerClient) -> None:
         "Memory", "MemoryReservation", "NanoCpus", "CpusetCpus", "CpuShares", "PidsLimit",
         "ShmSize", "Ulimits", "Sysctls", "ExtraHosts", "Dns", "PidMode", "IpcMode", "UTSMode",
         "ReadonlyRootfs", "Init", "OomScoreAdj", "Devices", "CgroupParent",
+        "DeviceRequests",
     )} == {
         "NetworkMode": "host",
         "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3},
@@ -300,6 +302,10 @@ def test_inspect_shows_what_was_asked_for(client: docker.DockerClient) -> None:
         "Sysctls": {"kernel.msgmax": "65536"}, "ExtraHosts": ["db:10.0.0.1"],
         "Dns": ["10.0.0.2"], "PidMode": "host", "IpcMode": "host", "UTSMode": "",
         "ReadonlyRootfs": True, "Init": True, "OomScoreAdj": 5, "CgroupParent": "/docker/buildx",
+        "DeviceRequests": [{
+            "Driver": "cdi", "Count": 0, "DeviceIDs": ["a.com/b=c"], "Capabilities": None,
+            "Options": None,
+        }],
         "Devices": [
             {"PathOnHost": "/dev/null", "PathInContainer": "/dev/mine", "CgroupPermissions": "r"}
         ],
@@ -321,7 +327,6 @@ def test_inspect_shows_what_was_asked_for(client: docker.DockerClient) -> None:
         (("--volume-driver", "nfs"), "HostConfig.VolumeDriver is not supported by Weft"),
         (("--storage-opt", "size=1g"), "HostConfig.StorageOpt is not supported by Weft"),
         (("--cgroup-parent", "../x"), "invalid cgroup parent '../x': '..' would lead out"),
-        (("--gpus", "all"), "HostConfig.DeviceRequests is not supported by Weft"),
         (("--log-driver", "fluentd"), "HostConfig.LogConfig.Type: the log driver fluentd"),
         (("--security-opt", "label=user:x"), "SELinux labels are not supported by Weft"),
         (("--security-opt", "apparmor=mine"), "profiles other than docker-default"),

@@ -6,7 +6,6 @@ from aiohttp import web
 from weft.api.call import Call, Handler, answer
 from weft.errors import NotFound, Unsupported
 
-
 BUILDKIT = (
     "build them in a container of BuildKit: docker buildx create --name weft --driver"
     " docker-container --bootstrap, then docker buildx build --builder weft --load -t NAME ."

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from weft.model.addresses import Port, Protocol
+from weft.model.device_request import DeviceRequest
 from weft.model.endpoint_settings import EndpointSettings
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.service import Mount
@@ -116,6 +117,7 @@ class PlainContainer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     exposed: tuple[tuple[Port, Protocol], ...] = ()
     """Beside those of the image."""
     mac_address: str = ""
+    device_requests: tuple[DeviceRequest, ...] = ()
     cgroup_parent: str = ""
     """As it was written: see `control_group.py`."""
     written: AsWritten = AsWritten()

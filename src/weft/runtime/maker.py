@@ -13,6 +13,7 @@ import msgspec
 
 from weft.model.container import Image, MemoryFile
 from weft.runtime.box import Box, ImageFiles
+from weft.runtime.cdi import injected
 from weft.runtime.confinement import Confiner
 from weft.runtime.container_logs import ContainerLogs
 from weft.runtime.container_mounts import ContainerMounts, put_away
@@ -83,9 +84,11 @@ class Maker:
         group = await self._oci.groups.parent()
         # Users name devices by any path of the host, also of a file server that does not answer.
         devices = await asyncio.to_thread(find_devices, config.spec)
+        requests = () if config.plain is None else config.plain.device_requests
+        given = await asyncio.to_thread(injected, requests)
         document = await asyncio.to_thread(
             container_document,
-            *(container, image, user, directory.path, seccomp, devices, mounts, group),
+            *(container, image, user, directory.path, seccomp, devices, mounts, group, given),
         )
         directory.write_files({
             "hosts": config.hosts.encode(), "resolv.conf": config.resolv_conf.encode(),

@@ -19,6 +19,7 @@ from weft.model.health import health_check
 from weft.model.kernel_settings import DOMAIN_NAME, ULIMITS, check_sysctls, check_ulimit
 from weft.model.meta import Nanoseconds
 from weft.model.service import ContainerSpec, Ulimit
+from weft.runtime.cdi import NOTHING, Injected, edited
 from weft.runtime.devices import Devices
 from weft.runtime.limits_document import resources
 from weft.runtime.mount_document import NO_MOUNTS, Document, UserMounts, arranged
@@ -89,36 +90,16 @@ def container_document(
     devices: Devices,
     mounts: UserMounts = NO_MOUNTS,
     group: str = "/weft",
+    given: Injected = NOTHING,
 ) -> bytes:
     """config.json for a container whose files (`merged`, `memory`, `hosts`, `hostname`, `resolv.conf`)
     are in `directory`. `seccomp`: the filter for its capabilities; None: no filter. `group`: the
-    control group below which its own is to be."""
+    control group below which its own is to be. `given`: what drivers of devices add."""
     config, spec, confinement = container.config, container.config.spec, container.confinement
-    capabilities = capabilities_of(spec)
-    variables = [
-        f"HOSTNAME={config.hostname}",
-        *(["TERM=xterm"] if spec.tty else []),
-        *container.env,
-    ]
-    process = process_document(
-        (*((INIT_TARGET, "--") if confinement.init else ()), *container.args),
-        variables,
-        spec.dir or image.config.working_dir or "/",
-        user,
-        capabilities,
-        spec.tty,
-        confinement,
-        spec.ulimits,
-    )
-    if spec.oom_score_adj:
-        process["oomScoreAdj"] = spec.oom_score_adj
-    if spec.tty and any(config.console_size):
-        rows, columns = config.console_size
-        process["consoleSize"] = {"height": rows, "width": columns}
     document: dict[str, Any] = {
         "ociVersion": "1.0.2",
         **_names(config),
-        "process": process,
+        "process": _first_process(container, image, user),
         "root": {"path": str(directory / "merged"), "readonly": spec.read_only},
         "mounts": arranged(
             system_mounts(config, directory.parent),
@@ -142,7 +123,32 @@ def container_document(
         document["linux"]["rootfsPropagation"] = mounts.root_propagation
     if seccomp is not None:
         document["linux"]["seccomp"] = seccomp
-    return msgspec.json.encode(document)
+    return msgspec.json.encode(edited(document, given))
+
+
+def _first_process(container: Container, image: Image, user: User) -> dict[str, Any]:
+    config, spec, confinement = container.config, container.config.spec, container.confinement
+    variables = [
+        f"HOSTNAME={config.hostname}",
+        *(["TERM=xterm"] if spec.tty else []),
+        *container.env,
+    ]
+    process = process_document(
+        (*((INIT_TARGET, "--") if confinement.init else ()), *container.args),
+        variables,
+        spec.dir or image.config.working_dir or "/",
+        user,
+        capabilities_of(spec),
+        spec.tty,
+        confinement,
+        spec.ulimits,
+    )
+    if spec.oom_score_adj:
+        process["oomScoreAdj"] = spec.oom_score_adj
+    if spec.tty and any(config.console_size):
+        rows, columns = config.console_size
+        process["consoleSize"] = {"height": rows, "width": columns}
+    return process
 
 
 def _names(config: ContainerConfig) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from weft.api.schema.common import Json, omit_empty
 from weft.api.schema.mount import mount_json
 from weft.model.container import Confinement, Container
 from weft.model.device import Device
+from weft.model.device_request import DeviceRequest
 from weft.model.limits import DeviceLimits, Throttle
 from weft.model.plain_container import PlainContainer
 from weft.model.service import ContainerSpec
 
 UNUSED: tuple[tuple[Any, tuple[str, ...]], ...] = (
-    (None, ("Links", "DeviceCgroupRules", "DeviceRequests")),
+    (None, ("Links", "DeviceCgroupRules")),
     (0, (
         "CpuRealtimePeriod", "CpuRealtimeRuntime", "CpuCount", "CpuPercent", "IOMaximumIOps",
         "IOMaximumBandwidth",
@@ -105,6 +106,7 @@ def _plain_json(container: Container) -> Json:
         "Binds": list(written.binds) or None,
         "VolumesFrom": list(written.volumes_from) or None,
         "ContainerIDFile": written.id_file,
+        "DeviceRequests": [_request_json(each) for each in plain.device_requests] or None,
         **omit_empty({
             "Tmpfs": written.tmpfs, "Annotations": written.annotations,
             "Mounts": [mount_json(mount) for mount in mounts],
@@ -158,6 +160,16 @@ def _device_json(device: Device) -> Json:
         "PathOnHost": device.source,
         "PathInContainer": device.target,
         "CgroupPermissions": device.access,
+    }
+
+
+def _request_json(request: DeviceRequest) -> Json:
+    return {
+        "Driver": request.driver,
+        "Count": request.count,
+        "DeviceIDs": list(request.ids) or None,
+        "Capabilities": [list(names) for names in request.capabilities] or None,
+        "Options": request.options or None,
     }
 
 

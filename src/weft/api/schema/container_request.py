@@ -14,6 +14,7 @@ from weft.api.schema.bridge_network import mac_from
 from weft.api.schema.common import parse_address
 from weft.api.schema.container_wire import (
     BindingWire,
+    DeviceRequestWire,
     DeviceWire,
     EndpointSettingsWire,
     HostConfigWire,
@@ -32,6 +33,7 @@ from weft.errors import InvalidArgument, Unsupported, clip
 from weft.model.addresses import Port, Protocol
 from weft.model.container_request import ContainerRequest
 from weft.model.device import Device
+from weft.model.device_request import DeviceRequest
 from weft.model.endpoint_settings import EndpointSettings
 from weft.model.limits import DeviceLimits, FurtherLimits, Throttle
 from weft.model.log_options import DEFAULT
@@ -184,6 +186,7 @@ def _plain_from(wire: NewContainerWire, modes: NamespaceModes) -> PlainContainer
             for binding in (bindings or (BindingWire(),))
         ),
         publish_all=host.publish_all_ports,
+        device_requests=tuple(map(_device_request_from, host.device_requests)),
         cgroup_parent=host.cgroup_parent,
         exposed=tuple(
             dict.fromkeys(port for text in wire.exposed_ports for port in ports_of(text))
@@ -203,6 +206,16 @@ def _plain_from(wire: NewContainerWire, modes: NamespaceModes) -> PlainContainer
             stop_timeout=wire.stop_timeout,
             annotations=host.annotations,
         ),
+    )
+
+
+def _device_request_from(wire: DeviceRequestWire) -> DeviceRequest:
+    return DeviceRequest(
+        driver=wire.driver,
+        count=wire.count,
+        ids=wire.device_ids,
+        capabilities=wire.capabilities,
+        options=wire.options,
     )
 
 

@@ -38,6 +38,14 @@ class DeviceWire(Wire, frozen=True):
     cgroup_permissions: str = ""
 
 
+class DeviceRequestWire(Wire, frozen=True):
+    driver: str = ""
+    count: Signed = 0
+    device_ids: Annotated[tuple[str, ...], FEW] = field(name="DeviceIDs", default=())
+    capabilities: Annotated[tuple[tuple[str, ...], ...], FEW] = ()
+    options: dict[str, str] = field(default_factory=dict)
+
+
 class WeightWire(Wire, frozen=True):
     path: str = ""
     weight: Short = 0
@@ -66,8 +74,8 @@ class LimitsWire(Wire, frozen=True):
 class HostConfigWire(LimitsWire, frozen=True):
     lacks: ClassVar[tuple[str, ...]] = (
         "VolumeDriver", "Links", "Cgroup", "StorageOpt", "CpuRealtimePeriod", "CpuRealtimeRuntime",
-        "DeviceCgroupRules", "DeviceRequests", "KernelMemory", "KernelMemoryTCP", "CpuCount", "CpuPercent",
-        "IOMaximumIOps", "IOMaximumBandwidth",
+        "DeviceCgroupRules", "KernelMemory", "KernelMemoryTCP", "CpuCount", "CpuPercent", "IOMaximumIOps",
+        "IOMaximumBandwidth",
     )  # fmt: skip
 
     blkio_weight_device: Annotated[tuple[WeightWire, ...], FEW] = ()
@@ -119,6 +127,7 @@ class HostConfigWire(LimitsWire, frozen=True):
     readonly_paths: tuple[str, ...] | None = None
     init: bool | None = None
     devices: Annotated[tuple[DeviceWire, ...], FEW] = ()
+    device_requests: Annotated[tuple[DeviceRequestWire, ...], FEW] = ()
     ulimits: Annotated[tuple[UlimitWire, ...], FEW] = ()
     pids_limit: Signed = 0
 

@@ -23,6 +23,8 @@ CAPABILITIES: Json = {
     "IPv4Forwarding": True,
 }
 """Kernel features that Weft requires anyway."""
+CDI_DIRECTORIES = ("/etc/cdi", "/var/run/cdi")
+"""Where files describe devices: see `runtime/cdi_files.py`."""
 INDEX_SERVER = "https://index.docker.io/v1/"
 
 
@@ -117,7 +119,7 @@ def info_json(
         "InitBinary": "",
         "FirewallBackend": {"Driver": "nftables"},
         "SecurityOptions": _security_options(info),
-        "CDISpecDirs": [],
+        "CDISpecDirs": list(CDI_DIRECTORIES),
         "Warnings": list(info.warnings) or None,
         "StartedAt": rfc3339(info.started_at),
     }
