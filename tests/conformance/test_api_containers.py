@@ -318,7 +318,11 @@ def test_inspect_shows_what_was_asked_for(client: docker.DockerClient) -> None:
 @pytest.mark.parametrize(
     ("option", "text"),
     [
-        (("--link", "other"), "HostConfig.Links is not supported by Weft"),
+        (("--link", "other"), "HostConfig.Links is not supported by Weft; containers on a network"),
+        (
+            ("--network", "own", "--link", "other"),
+            "HostConfig.Links is not supported by Weft; containers on a network",
+        ),
         (("--runtime", "kata"), "unknown or invalid runtime name: kata"),
         (("--ipc", "container:gone"), "No such container: gone"),
         (("--pid", "container:gone"), "No such container: gone"),

@@ -64,7 +64,7 @@ def test_options_and_what_they_mean() -> None:
     ("endpoint", "text"),
     [
         ({"IPAMConfig": {"IPv6Address": "fd00::1"}}, "IPv6 address fd00::1 is not supported"),
-        ({"Links": ["a:b"]}, "a link (Links) is not supported"),
+        ({"Links": ["a:b"]}, "a link (Links) is not supported by Weft; containers on a network"),
         ({"GwPriority": 1}, "GwPriority"),
         ({"DriverOpts": {"a": "b"}}, "driver options (a)"),
         ({"MacAddress": "01:00:00:00:00:01"}, "invalid MAC address: 01:"),

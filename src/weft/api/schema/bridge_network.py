@@ -9,6 +9,7 @@ from typing import Annotated
 from msgspec import field
 
 from weft.api.schema.common import FEW, Signed, Wire, parse_address
+from weft.api.schema.decoding import LINKS
 from weft.api.schema.network import (
     MTU,
     NetworkWire,
@@ -175,6 +176,7 @@ def endpoint_from(network: str, wire: EndpointWire) -> EndpointSettings:
         if asked:
             raise Unsupported(
                 f"cannot connect a container to network {network}: {what} is not supported by Weft"
+                + (f"; {LINKS}" if wire.links and asked is wire.links else "")
             )
     mac = mac_from(wire.mac_address)
     text = ipam.ipv4_address

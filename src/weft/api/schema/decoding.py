@@ -36,6 +36,12 @@ _STEP = re.compile(r"\.([A-Za-z0-9_]+)|\[(\d+)\]")
 
 
 NOTHING: frozenset[str] = frozenset()
+LINKS = (
+    "containers on a network that a user made find each other by name, and by further names with"
+    " --network-alias (in Compose: aliases of the service's network)"
+)
+_HINTS = {"Links": LINKS}
+"""What to use instead of a field that Weft lacks, by the field's name."""
 
 
 def decode(body: bytes, type_: type[T], empty: bool = False, later: frozenset[str] = NOTHING) -> T:
@@ -62,7 +68,8 @@ def decode(body: bytes, type_: type[T], empty: bool = False, later: frozenset[st
         value_there = "" if hides else _value_at(read, text)
         raise InvalidArgument(f"{text}{value_there}") from (None if hides else error)
     if walk.lacking:
-        raise Unsupported(f"{clip(walk.lacking)} is not supported by Weft")
+        hint = _HINTS.get(walk.lacking.rpartition(".")[2], "")
+        raise Unsupported(f"{clip(walk.lacking)} is not supported by Weft" + (hint and f"; {hint}"))
     return value
 
 
