@@ -1,5 +1,5 @@
 """`weft flows` on a lab of three hosts: connections by virtual address, by the mesh and through both,
-each once and by name; and as they come, one that is refused."""
+each once and by name; as they come, one that is refused; and what `weft top` counts there."""
 
 import json
 import os
@@ -80,6 +80,14 @@ def test_who_talks_to_whom(cluster: Cluster, names: Names) -> None:
     assert {(one["Source"], one["Target"]) for one in each if one["Source"].startswith(app)} == {
         (f"{app}.1", f"{web}.1")
     }
+
+    words = ["env", f"DOCKER_HOST={SOCKET}", *WEFT, "top", "--once", "--json", "--filter", web]
+    counted = json.loads(cluster.run(*words).stdout)
+    assert [(each["Name"], each["Node"]) for each in counted["Services"]] == [(web, "node2")]
+    for node in counted["Nodes"]:
+        assert set(node["RoundTrips"]) == {*cluster.nodes} - {node["Node"]}
+        assert node["Underlay"]["Received"] > 0  # the nodes' own sessions, if nothing else
+        assert net in node["Networks"] or node["Node"] == "node1"
 
     with followed(web) as told:
 

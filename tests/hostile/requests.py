@@ -330,6 +330,7 @@ VALID: Mapping[tuple[str, str], tuple[list[tuple[str, str]], Any]] = {
     ("DELETE", "/nodes/{id}"): ([("force", "0")], None),
     ("POST", "/weft/keys/update"): ([], {"Every": 3600 * 10**9, "Bits": 128}),
     ("POST", "/weft/flows"): ([], {"Service": "web"}),
+    ("POST", "/weft/top"): ([], {"Every": 2 * 10**9, "Once": True}),
     ("POST", "/weft/trace"): (
         [],
         {"Source": "web", "Target": "web", "Port": 80, "Protocol": "tcp"},

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 import pytest
 from scapy.layers.inet import ICMP, IP
 
-from weft.linux import ping
+from weft.linux import ping, probe
 
 OWN, OTHER = IPv4Address("127.0.0.1"), IPv4Address("127.0.0.9")
 
@@ -22,6 +22,14 @@ def test_a_kernel_answers() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_nobody_who_is_asked_does_not_answer() -> None:
     assert not asyncio.run(ping.answers((), 4711, 0.03, 3))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_the_time_of_a_round_trip_is_told_of_those_that_answer() -> None:
+    """The kernel here answers at once, before the packet's sending is over."""
+    found = asyncio.run(probe.round_trips([OWN, OTHER], 5.0))
+    assert set(found) == {OWN, OTHER}
+    assert all(0 <= took < 5 for took in found.values())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

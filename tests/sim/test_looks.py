@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.sim.test_streams import manager_of, play, service
 from tests.simulation.cluster import SimCluster
 from weft.manager.looks import GREETING
-from weft.model.flows import FlowsWanted
+from weft.model.flows import FlowsFrame, FlowsWanted
 from weft.model.look import LookBegun, LookEvent, NodeDone, NodeSaid, NodeSilent
 
 
@@ -52,7 +52,7 @@ def test_all_nodes_are_asked_and_one_that_is_silent_is_shown_as_such(tmp_path: P
         opened = [
             (event.node, name)
             for event in events
-            if isinstance(event, NodeSaid)
+            if isinstance(event, NodeSaid) and isinstance(event.frame, FlowsFrame)
             for _, name in event.frame.opened
         ]
         assert len(opened) == 2 * len(nodes)  # the host and a task on each

@@ -45,6 +45,7 @@ _REQUESTS: Mapping[str, str] = {
     "CaptureWire": "`/weft/capture`",
     "FlowsWire": "`/weft/flows`",
     "KeysWire": "`/weft/keys/update`",
+    "TopWire": "`/weft/top`",
     "TraceWire": "`/weft/trace`",
 }
 """What the bodies describe, where the struct's name does not say it."""

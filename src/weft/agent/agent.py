@@ -39,6 +39,7 @@ from weft.engine.engine import Engine
 from weft.engine.flows import Flows
 from weft.engine.networking import Networking
 from weft.engine.pulls import Pulls
+from weft.engine.top import Top
 from weft.errors import OperationFailed, WeftError, described
 from weft.model.assignment import Assignment, AssignmentChange, TaskAssignment
 from weft.model.container import Container, ContainerState
@@ -58,6 +59,7 @@ from weft.session.messages import (
     FlowsRequest,
     LogsRequest,
     ProbeRequest,
+    TopRequest,
     TraceFrame,
     TraceRequest,
 )
@@ -91,6 +93,7 @@ class Agent:
                 TraceRequest: self._trace,
                 ProbeRequest: self._probe,
                 FlowsRequest: self._flows,
+                TopRequest: self._top,
             },
             adapters.managers.open_stream,
         )
@@ -300,6 +303,11 @@ class Agent:
 
     def _flows(self, request: FlowsRequest) -> Frames:
         return Flows(self.networking, self.engine.now, request.follow).frames()
+
+    def _top(self, request: TopRequest) -> Frames:
+        engine = self.engine
+        adapters, names = engine.adapters.network, engine.names
+        return Top(self.networking, adapters, names, engine.now, request.wanted).frames()
 
     async def examine(self, repair: bool) -> Examination:
         return await examine(self.engine, self.networking, self.uplink, self._adapters, repair)

@@ -36,6 +36,7 @@ from weft.model.registry import AuthSource, RegistryAuth
 from weft.model.secret import DataKind, DataSpec
 from weft.model.service import Resources, ServiceSpec
 from weft.model.state import ClusterState
+from weft.model.top import TopWanted
 from weft.model.trace import TraceWanted
 from weft.model.volume import Volume
 from weft.runtime.base import ImageExchange, Images, Inside, Runtime
@@ -78,6 +79,10 @@ class Swarm(Protocol):
     def flows(self, wanted: FlowsWanted) -> AsyncGenerator[LookEvent, None]:
         """The connections that the nodes track, in the order in which each node tells them. A node
         that does not answer in time is named, and the others' connections are told."""
+        ...
+
+    def top(self, wanted: TopWanted) -> AsyncGenerator[LookEvent, None]:
+        """What the nodes' kernels have counted, again and again."""
         ...
 
     async def trace(self, wanted: TraceWanted) -> Probed:

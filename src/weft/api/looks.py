@@ -1,4 +1,4 @@
-"""A look at all nodes at once, for `weft flows`. The Docker Engine API has no route for that. Nothing
+"""A look at all nodes at once, for `weft flows` and `weft top`. The Docker Engine API has no route for that. Nothing
 is changed.
 
 The answer is a sequence of `LookEvent`, each with its length before it, as of a capture
@@ -12,11 +12,12 @@ from aiohttp import web
 
 from weft.api import lookup
 from weft.api.call import Call
-from weft.api.schema.look import FlowsWire
+from weft.api.schema.look import FlowsWire, TopWire
 from weft.api.streams import streamed
 from weft.model.capture import LENGTH
 from weft.model.flows import FlowsWanted
 from weft.model.look import LookEvent, LookFailed
+from weft.model.top import TopWanted
 
 CONTENT_TYPE = "application/vnd.weft.look"
 
@@ -28,6 +29,12 @@ async def flows(call: Call) -> web.StreamResponse:
     if wire.service:
         service = lookup.find("service", wire.service, swarm.state.services).id
     return await _shown(call, swarm.flows(FlowsWanted(follow=wire.follow, service=service)))
+
+
+async def top(call: Call) -> web.StreamResponse:
+    swarm = call.swarm
+    wire = await call.body(TopWire, empty=True)
+    return await _shown(call, swarm.top(TopWanted(every=wire.every, once=wire.once)))
 
 
 async def _shown(call: Call, look: AsyncGenerator[LookEvent, None]) -> web.StreamResponse:

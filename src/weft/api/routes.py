@@ -152,6 +152,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/weft/capture", captures.capture),
     ("POST", "/weft/trace", traces.trace),
     ("POST", "/weft/flows", looks.flows),
+    ("POST", "/weft/top", looks.top),
     ("GET", "/plugins", empty([])),
     ("GET", "/plugins/privileges", refuse("installing plugins")),
     ("POST", "/plugins/pull", refuse("installing plugins")),
@@ -175,6 +176,7 @@ INTERRUPTIBLE: frozenset[Handler] = frozenset(
         captures.capture,
         traces.trace,
         looks.flows,
+        looks.top,
     )
 )
 """Requests other than GET that end when their client disconnects. All other requests that are not
@@ -194,6 +196,7 @@ SHARED = (
     "/weft/capture",
     "/weft/flows",
     "/weft/keys",
+    "/weft/top",
     "/weft/trace",
 )
 """Answers under these paths come from the state that all managers share."""

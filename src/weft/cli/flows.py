@@ -53,7 +53,7 @@ class Reader:
             case NodeSilent(node):
                 self.silent.append(event)
                 looking.say_silent(self.names.node(node), event)
-            case NodeSaid(node, frame):
+            case NodeSaid(node, frame) if isinstance(frame, FlowsFrame):
                 self._take(node, frame)
                 self._remark(self.names.node(node), frame)
 

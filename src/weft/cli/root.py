@@ -17,6 +17,7 @@ COMMANDS = {
     "flows": "weft.cli.flows",
     "keys": "weft.cli.keys",
     "lab": "weft.cli.lab",
+    "top": "weft.cli.top",
     "trace": "weft.cli.trace",
 }
 """Each module has its command as `command`."""

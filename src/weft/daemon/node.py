@@ -40,13 +40,13 @@ from weft.errors import (
 from weft.linux import conntrack, host, netns, ping, sysctl, xfrm
 from weft.linux.base import EspEngine
 from weft.linux.connection_table import read_table, watch_table
-from weft.linux.counters import accepted
+from weft.linux.counters import accepted, tcp_counts
 from weft.linux.esp import datapath
 from weft.linux.esp.client import UserspaceEngine
 from weft.linux.host_ports import check_free
 from weft.linux.kernel import RealKernel
 from weft.linux.packet_ring import open_ring
-from weft.linux.probe import probe
+from weft.linux.probe import probe, round_trips
 from weft.linux.raw_sender import open_sender
 from weft.linux.xfrm import KernelEngine
 from weft.model.addresses import PortKey
@@ -196,6 +196,8 @@ class WeftNode:
             probe=lambda space, asked, seconds: _probe(
                 directory / space if space != HOST else None, asked, seconds
             ),
+            round_trips=round_trips,
+            count_tcp=tcp_counts,
             esp=self._esp,
             no_esp=self._no_esp,
             namespaces=directory,

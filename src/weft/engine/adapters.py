@@ -3,7 +3,7 @@ for a simulated one."""
 
 import socket
 import typing
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -16,6 +16,7 @@ from weft.model.addresses import Port, Protocol
 from weft.model.capture import Instruction
 from weft.model.flows import TrackedTable
 from weft.model.meta import Nanoseconds
+from weft.model.top import TcpCounts
 from weft.network.flows import Stale
 from weft.runtime.base import Images, Runtime, Volumes
 
@@ -56,6 +57,14 @@ Probe = Callable[
 """(name of a namespace, addresses with sizes of packets in bytes, seconds) -> those that were
 answered in that time by a packet of that size which may not be split. None in a namespace that does
 not exist."""
+
+RoundTrips = Callable[[Collection[IPv4Address], float], Awaitable[Mapping[IPv4Address, float]]]
+"""(addresses of hosts, seconds) -> the seconds until each has answered, without those that did not
+answer in that time. Raises `OperationFailed`."""
+
+CountTcp = Callable[[int], TcpCounts]
+"""What was counted so far in the network namespace of the process with that id; zeros if there is no
+such process."""
 
 CheckPort = Callable[[Protocol, Port, IPv4Address | None], None]
 """Raises `OperationFailed` if a program of the host has the port, on that address or on any
@@ -127,6 +136,18 @@ def _none_accepted(pid: int) -> int:
     return 0
 
 
+def _no_tcp(pid: int) -> TcpCounts:
+    """There are no connections."""
+    return TcpCounts()
+
+
+async def _no_ways(
+    addresses: Collection[IPv4Address], seconds: float
+) -> Mapping[IPv4Address, float]:
+    """There is nothing between hosts."""
+    return dict.fromkeys(addresses, 0.0)
+
+
 async def _all_answer(
     namespace: str, asked: Collection[tuple[IPv4Address, int]], seconds: float
 ) -> Collection[tuple[IPv4Address, int]]:
@@ -174,6 +195,8 @@ class NetworkAdapters:
     uplink: Callable[[IPv4Address], str] = _no_uplink
     """Name of the host's interface with the address. Raises `WeftError`."""
     probe: Probe = _all_answer
+    round_trips: RoundTrips = _no_ways
+    count_tcp: CountTcp = _no_tcp
     esp: EspEngine | None = None
     """Encrypts the traffic of encrypted networks."""
     no_esp: str = "this node has no ESP engine"

@@ -40,6 +40,7 @@ from weft.network.desired import SwarmPart
 from weft.network.kernel_state import HOST
 from weft.network.ownership import ESP_SANDBOX, overlay_namespace
 from weft.network.parties import FlowPlace, Parties, parties, places
+from weft.network.readings import Reading, readings
 from weft.network.sandbox import hides_gateway
 from weft.network.vantage import Vantage, vantages, wire_filter
 from weft.system.supervision import lasting
@@ -221,6 +222,34 @@ class Networking:
 
     def _file(self, namespace: str) -> Path | None:
         return self._engine.adapters.network.namespaces / namespace if namespace != HOST else None
+
+    # --- counters
+
+    def readings(self) -> list[Reading]:
+        """The namespaces of tasks and of this node's own containers."""
+        engine = self._engine
+        found = {each.namespace: each for each in readings(self._overlays, self._everybody)}
+        for place in filter(None, map(engine.local.sandbox, engine.containers)):
+            own = Reading(place.key, place.name, "", place.container, {})
+            found.setdefault(place.key, own)
+        return list(found.values())
+
+    def tunnels(self) -> dict[str, str]:
+        views = self._overlays.networks.values()
+        return {overlay_namespace(v.definition.id): v.definition.name for v in views}
+
+    def peers(self) -> dict[NodeId, IPv4Address]:
+        """Other nodes on the networks here."""
+        return {
+            endpoint.node: endpoint.vtep
+            for view in self._overlays.networks.values()
+            for endpoint in view.endpoints.values()
+            if endpoint.node != self.facts.node
+        }
+
+    def pid(self, container: ContainerId) -> int:
+        found = self._engine.container(container)
+        return found.pid if found is not None else 0
 
     # --- a packet's way
 

@@ -49,6 +49,11 @@ class Kernel(Protocol):
         have none. Raises `OperationFailed`."""
         ...
 
+    async def carried(self, spaces: Iterable[str]) -> Mapping[str, Mapping[str, LinkTraffic]]:
+        """What all devices of these namespaces have carried, by namespace and device; without
+        namespaces that do not exist. Raises `OperationFailed`."""
+        ...
+
     async def survey(self, whole: Iterable[str], known: Host | None = None) -> Host:
         """What packets meet in our namespaces now, for `network.trace.walk`: of the namespaces
         `whole` everything, of the others the interfaces. `known`: an earlier survey, to which the

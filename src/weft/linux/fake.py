@@ -103,6 +103,16 @@ class FakeKernel:
         }
         return {name: devices for name, devices in found.items() if devices}
 
+    async def carried(self, spaces: Iterable[str]) -> Mapping[str, Mapping[str, LinkTraffic]]:
+        """See `linux.base.Kernel.carried`. Packets are followed here, not counted."""
+        await asyncio.sleep(0)
+        nothing = LinkTraffic(*[0] * len(LinkTraffic._fields))
+        return {
+            name: dict.fromkeys(self.spaces[name].devices, nothing)
+            for name in spaces
+            if name in self.spaces
+        }
+
     async def survey(self, whole: Iterable[str], known: Host | None = None) -> Host:
         """See `linux.base.Kernel.survey`."""
         await asyncio.sleep(0)

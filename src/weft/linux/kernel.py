@@ -68,18 +68,37 @@ class RealKernel:
 
     async def traffic(self) -> Mapping[str, Mapping[str, LinkTraffic]]:
         """See `linux.base.Kernel.traffic`."""
+        counted = await self._counted(handle.name for handle in self._handles)
+        tunnels = {
+            name: {device: traffic for device, kind, traffic in devices if kind == "vxlan"}
+            for name, devices in counted.items()
+        }
+        return {name: devices for name, devices in tunnels.items() if devices}
+
+    async def carried(self, spaces: Iterable[str]) -> Mapping[str, Mapping[str, LinkTraffic]]:
+        """See `linux.base.Kernel.carried`."""
+        counted = await self._counted(spaces)
+        return {
+            name: {device: traffic for device, _, traffic in devices}
+            for name, devices in counted.items()
+        }
+
+    async def _counted(
+        self, spaces: Iterable[str]
+    ) -> dict[str, list[tuple[str, str, LinkTraffic]]]:
         found = {}
         async with self._turn:
-            for handle in self._handles:
+            for name in tuple(spaces):
+                handle = self._handles.get(name)
+                if handle is None:
+                    continue
                 try:
                     bodies = handle.route.dump(*link.dump_statistics())
                 except OSError as error:
                     raise OperationFailed(
-                        f"cannot read network namespace {handle.name}: {cause_of(error)}"
+                        f"cannot read network namespace {name}: {cause_of(error)}"
                     ) from error
-                devices = dict(filter(None, map(link.decode_statistics, bodies)))
-                if devices:
-                    found[handle.name] = devices
+                found[name] = list(filter(None, map(link.decode_statistics, bodies)))
                 await asyncio.sleep(0)
         return found
 

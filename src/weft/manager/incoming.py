@@ -29,6 +29,7 @@ from weft.model.node import NodeDescription, NodeState
 from weft.model.state import ClusterState
 from weft.model.task import TaskState, TaskStatus
 from weft.model.text import cut
+from weft.model.top import TopFrame
 from weft.session.base import (
     AdmissionRequest,
     AttachmentRequest,
@@ -144,6 +145,8 @@ def _checked(message: object, source: str) -> object:
             return _capture(message)
         case FlowsFrame():
             return _flows(message)
+        case TopFrame():
+            return _top(message)
         case ExaminationFrame(time, examination):
             _within("time", time, INT64)
             return ExaminationFrame(time, examination and _examination(examination))
@@ -345,6 +348,35 @@ def _flows(frame: FlowsFrame) -> FlowsFrame:
         _observation(seen, len(frame.parties))
     _at_most("failed", len(frame.failed), MAX_INTERFACES)
     return msgspec.structs.replace(frame, failed=tuple(_line(text) for text in frame.failed))
+
+
+def _top(frame: TopFrame) -> TopFrame:
+    _within("clock", frame.now, INT64)
+    for field, entries in {"tasks": frame.tasks, "networks": frame.networks}.items():
+        _at_most(field, len(entries), MAX_INTERFACES)
+        for entry in entries:
+            _counts(entry)
+    _at_most("ways", len(frame.ways), MAX_INTERFACES)
+    for way in frame.ways:
+        _word("node", way.node)
+        _within("round trip", way.round_trip + 1, INT64)
+    for number in (frame.names_answered, frame.names_failed, frame.left_out):
+        _within("number", number, INT64)
+    if frame.underlay is not None:
+        _counts(frame.underlay)
+    _at_most("failed", len(frame.failed), MAX_INTERFACES)
+    return msgspec.structs.replace(frame, failed=tuple(_line(text) for text in frame.failed))
+
+
+def _counts(value: object) -> None:
+    """Names, and numbers of 64 bits as the kernel has them."""
+    for part in msgspec.structs.astuple(value) if isinstance(value, msgspec.Struct) else ():
+        if isinstance(part, str):
+            _printable("name", part, MAX_INTERFACE)
+        elif isinstance(part, int):
+            _within("count", part, 2**64 - 1)
+        else:
+            _counts(part)
 
 
 def _observation(seen: Observation, parties: int) -> None:

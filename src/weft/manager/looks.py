@@ -16,10 +16,11 @@ from weft.model.ids import NodeId
 from weft.model.look import LookBegun, LookEvent, NodeDone, NodeSaid, NodeSilent
 from weft.model.node import NodeState
 from weft.model.state import ClusterState, Event, Kind
-from weft.session.messages import FlowsRequest, StreamRequest
+from weft.model.top import TopFrame, TopWanted
+from weft.session.messages import FlowsRequest, StreamRequest, TopRequest
 from weft.store.base import Store
 
-F = TypeVar("F", bound=FlowsFrame)
+F = TypeVar("F", FlowsFrame, TopFrame)
 
 GREETING = 2.0
 """Seconds for a node to say that it is there."""
@@ -37,7 +38,7 @@ class LookStream(Generic[F]):
     until = 0
 
     def __init__(self, request: StreamRequest, frame: type[F], follow: bool) -> None:
-        self.frame = frame
+        self.frame: type[F] = frame
         self.follow = follow
         self._request = request
 
@@ -91,6 +92,12 @@ def flows(
     service = store.state.services.get(wanted.service) if wanted.service is not None else None
     stream = LookStream(FlowsRequest(wanted.follow), FlowsFrame, wanted.follow)
     return look(broker, store, stream, service.name if service is not None else "")
+
+
+def top(broker: StreamBroker, store: Store, wanted: TopWanted) -> AsyncGenerator[LookEvent, None]:
+    """Yields until the reader goes, or with `once` until all nodes have said all. Raises
+    `Unavailable` if this manager stops."""
+    return look(broker, store, LookStream(TopRequest(wanted), TopFrame, not wanted.once))
 
 
 async def look(

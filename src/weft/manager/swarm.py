@@ -22,7 +22,7 @@ from weft.manager.broker import StreamBroker
 from weft.manager.captures import capture
 from weft.manager.events import node_events
 from weft.manager.logs import read_logs
-from weft.manager.looks import flows
+from weft.manager.looks import flows, top
 from weft.manager.ports import HostSettings, ManagerPorts
 from weft.manager.probes import Prober
 from weft.manager.registry_auths import RegistryAuths
@@ -44,6 +44,7 @@ from weft.model.registry import AuthSource, RegistryAuth, SealedAuth
 from weft.model.secret import DataKind, DataSpec
 from weft.model.service import ServiceSpec
 from weft.model.state import Change, ClusterState, cluster_of
+from weft.model.top import TopWanted
 from weft.model.trace import TraceWanted
 from weft.pki import stored_secrets
 from weft.store.base import Leadership, Store
@@ -116,6 +117,9 @@ class Swarm:
 
     def flows(self, wanted: FlowsWanted) -> AsyncGenerator[LookEvent, None]:
         return flows(self._streams, self._store, wanted)
+
+    def top(self, wanted: TopWanted) -> AsyncGenerator[LookEvent, None]:
+        return top(self._streams, self._store, wanted)
 
     async def trace(self, wanted: TraceWanted) -> Probed:
         broker, state, ports = self._streams, self._store.state, self._ports

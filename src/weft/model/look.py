@@ -3,6 +3,7 @@
 import msgspec
 
 from weft.model.flows import FlowsFrame
+from weft.model.top import TopFrame
 
 
 class LookBegun(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -17,7 +18,7 @@ class LookBegun(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 class NodeSaid(msgspec.Struct, frozen=True, tag=True):
     node: str
     """Its id."""
-    frame: FlowsFrame
+    frame: FlowsFrame | TopFrame
 
 
 class NodeSilent(msgspec.Struct, frozen=True, tag=True):

@@ -24,6 +24,7 @@ from weft.model.meta import Nanoseconds
 from weft.model.node import NodeDescription
 from weft.model.probe import ProbeWanted, Sighting
 from weft.model.task import TaskStatus
+from weft.model.top import TopFrame, TopWanted
 from weft.model.trace import Entry, Flow, Passage
 
 MAX_FROM_MANAGER = 64 << 20
@@ -213,6 +214,12 @@ class FlowsRequest(msgspec.Struct, frozen=True, tag="flows"):
     follow: bool = False
 
 
+class TopRequest(msgspec.Struct, frozen=True, tag="top"):
+    """Asks for what the node's kernel has counted, twice or without end."""
+
+    wanted: TopWanted
+
+
 StreamRequest = (
     LogsRequest
     | EngineStateRequest
@@ -221,6 +228,7 @@ StreamRequest = (
     | TraceRequest
     | ProbeRequest
     | FlowsRequest
+    | TopRequest
 )
 """What a stream is to carry. The tag is the stream's kind."""
 
@@ -327,5 +335,6 @@ Frame = (
     | TraceFrame
     | ProbeFrame
     | FlowsFrame
+    | TopFrame
 )
 FromPublisher = Frame | StreamEnd

@@ -25,6 +25,7 @@ from weft.model.node import Node, NodeDescription, NodeState, NodeStatus
 from weft.model.service import PublishedPort, Resources
 from weft.model.state import ClusterState
 from weft.model.task import MAX_TEXT, ContainerStatus, TaskState, TaskStatus
+from weft.model.top import Carried, NetworkCounts, TaskCounts, TcpCounts, TopFrame, Way
 from weft.model.trace import Datagram, Packet, Passage, Sent, Step, StepKind
 from weft.session.base import (
     AdmissionRequest,
@@ -88,6 +89,13 @@ EXAMINATION = Examination(
 )  # fmt: skip
 PACKET = Packet("tcp", IPv4Address("10.0.1.6"), 40000, IPv4Address("10.0.1.3"), 80)
 
+TASK = TaskCounts(
+    "web.1", "web", Carried(1, 2**64 - 1), Carried(), Carried(), TcpCounts(1, 2, 3, 4, 5, 6)
+)
+TOP = TopFrame(
+    now=1, tasks=(TASK,), networks=(NetworkCounts("net", Carried(1)),), ways=(Way("n2", -1), Way("n3", 5)),
+    underlay=Carried(1), names_answered=3, names_failed=1, failed=("gone",), is_last=True,
+)  # fmt: skip
 SIDES = PartySides(0, 4000, 1, 80)
 FLOWS = FlowsFrame(
     now=1, opened=((1, "webapp.1"),), closed=(2,), failed=("db.1: gone",),
@@ -108,7 +116,7 @@ GOOD = (
     HELLO, Heartbeat(), StatusUpdate(1, ((TaskId("t1"), STATUS),)), CertificateRequest("-----BEGIN", "10.0.0.5"),
     NodeFarewell("leaving"),
     Goodbye("agent ends the session"), LogLines(((TaskId("t1"), LogLine(1, 1, b"hello\n")),)), StreamEnd("cannot read"),
-    FLOWS, ProbeFrame(time=5),
+    FLOWS, ProbeFrame(time=5), TOP,
     EngineStateFrame(ENGINE), CAPTURED, ADMISSION, MemberRequest(peer_url="https://10.0.0.5:2380", manager_address="10.0.0.5:2377"),
     PublishRequest(
         node=NodeId("n1"),
@@ -419,3 +427,20 @@ def test_failures_of_flows_are_cut_to_one_line() -> None:
     frame = checked(msgspec.structs.replace(FLOWS, failed=("a\nb" * 1000,)))
     assert frame.failed[0].isprintable()
     assert len(frame.failed[0]) <= incoming.MAX_REASON
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"tasks": (msgspec.structs.replace(TASK, name="x" * 301),)}, "name has 301 characters"),
+        ({"tasks": (msgspec.structs.replace(TASK, mesh=Carried(-1)),)}, "count -1 is not between"),
+        ({"tasks": (msgspec.structs.replace(TASK, tcp=TcpCounts(2**64)),)}, "is not between"),
+        ({"ways": (Way("n2", -2),)}, "round trip -1 is not between"),
+        ({"ways": (Way("a\nb", 1),)}, "cannot be printed"),
+        ({"underlay": Carried(errors=-1)}, "count -1 is not between"),
+        ({"names_failed": -1}, "number -1 is not between"),
+    ],
+)
+def test_what_is_wrong_with_counters(fields: dict[str, Any], text: str) -> None:
+    with pytest.raises(InvalidArgument, match=text):
+        checked(msgspec.structs.replace(TOP, **fields))

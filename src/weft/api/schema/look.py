@@ -1,7 +1,9 @@
-"""What `weft flows` asks for."""
+"""What `weft flows` and `weft top` ask for."""
 
-from weft.api.schema.common import Wire
+from weft.api.schema.common import Count, Wire
 from weft.errors import InvalidArgument, clip
+from weft.model.meta import SECOND
+from weft.model.top import LONGEST, SHORTEST
 
 MAX_REFERENCE = 255
 
@@ -14,3 +16,17 @@ class FlowsWire(Wire, frozen=True):
     def __post_init__(self) -> None:
         if len(self.service) > MAX_REFERENCE:
             raise InvalidArgument(f"cannot show flows: Service: {clip(self.service)!r} is too long")
+
+
+class TopWire(Wire, frozen=True):
+    every: Count = 2 * SECOND
+    """Nanoseconds between two readings."""
+    once: bool = False
+    """Two readings, and no more."""
+
+    def __post_init__(self) -> None:
+        if not SHORTEST <= self.every <= LONGEST:
+            raise InvalidArgument(
+                f"cannot show counters: Every: {self.every} ns is not between"
+                f" {SHORTEST // SECOND} and {LONGEST // SECOND} s"
+            )

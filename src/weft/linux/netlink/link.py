@@ -210,14 +210,15 @@ def dump_statistics() -> tuple[int, bytes]:
     return RTM_GETLINK, _header()
 
 
-def decode_statistics(body: bytes) -> tuple[str, LinkTraffic] | None:
-    """The device's name and what it has carried; None for all but VXLAN devices."""
+def decode_statistics(body: bytes) -> tuple[str, str, LinkTraffic] | None:
+    """The device's name and kind, and what it has carried."""
     found = decode(body, _HEADER.size)
     kind = to_text(decode(found.get(_IFLA_LINKINFO, b"")).get(_IFLA_INFO_KIND, b""))
     counted = found.get(_IFLA_STATS64, b"")
-    if kind != "vxlan" or len(counted) < _STATISTICS.size:
+    if len(counted) < _STATISTICS.size:
         return None
-    return to_text(found.get(_IFLA_IFNAME, b"")), LinkTraffic(*_STATISTICS.unpack_from(counted))
+    name = to_text(found.get(_IFLA_IFNAME, b""))
+    return name, kind, LinkTraffic(*_STATISTICS.unpack_from(counted))
 
 
 def _decode_vxlan(data: bytes) -> Vxlan:

@@ -1,0 +1,1 @@
+"""Counters of all nodes as rates, on one screen."""
