@@ -341,6 +341,7 @@ def test_inspect_shows_what_was_asked_for(client: docker.DockerClient) -> None:
         ),
         (("--domainname", "a b"), "invalid Domainname: 'a b' is not a name"),
         (("--domainname", "x" * 65), "has more than 64 characters"),
+        (("--oom-score-adj", "1001"), "Invalid value 1001, range for oom score adj is [-1000, 1000]"),
         (("--memory-swap", "1g"), "You should always set the Memory limit"),
         (("--cpus", "1", "--cpu-quota", "5000"), "Nano CPUs and CPU Quota cannot both be set"),
         (("--cpuset-cpus", "a"), "Invalid value a for cpuset cpus"),

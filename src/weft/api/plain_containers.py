@@ -5,6 +5,7 @@ A task's container is its service's: what would change it behind the manager's b
 import os
 from contextlib import suppress
 
+import msgspec
 from aiohttp import web
 
 from weft.api import filters
@@ -29,6 +30,7 @@ from weft.control.requests.containers import (
     validate_container,
 )
 from weft.control.requests.limit_updates import updated_limits
+from weft.control.requests.possible_limits import possible_limits
 from weft.errors import Conflict, InvalidArgument, NotFound, Unsupported
 from weft.model import references
 from weft.model.container import Container, ContainerState
@@ -61,7 +63,11 @@ async def create(call: Call) -> web.Response:
     )
     validate_container(request)
     _check_image(call, wire.image)
-    id = await call.node.plain.create(request)
+    further, discarded = possible_limits(
+        request.limits, request.further, call.node.info.missing_limits
+    )
+    warnings += discarded
+    id = await call.node.plain.create(msgspec.structs.replace(request, further=further))
     return answer({"Id": id, "Warnings": warnings}, 201)
 
 
@@ -159,14 +165,15 @@ async def update(call: Call) -> web.Response:
     container = find_container(call.node.containers, call.id)
     _check_plain(container, "update", ": update its service")
     wire = await call.body(UpdateContainerWire)
+    new = limits_from(wire)
+    further, warnings = possible_limits(new, updated_from(wire), call.node.info.missing_limits)
 
     def change(present: Container) -> tuple[Resources, FurtherLimits]:
-        new, further = limits_from(wire), updated_from(wire)
         return updated_limits(present, new, further, says_pids=wire.pids_limit is not None)
 
     restart = restart_from(wire.restart_policy) if wire.restart_policy.name else None
     await call.node.plain.update(container, change, restart)
-    return answer({"Warnings": None})
+    return answer({"Warnings": warnings or None})
 
 
 def _check_plain(container: Container, verb: str, hint: str) -> None:

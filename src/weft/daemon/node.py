@@ -62,6 +62,7 @@ from weft.runtime.conmon import ConmonRuntime
 from weft.runtime.image_exchange import StoreExchange
 from weft.runtime.images import ImageStore
 from weft.runtime.inside import ConmonInside
+from weft.runtime.kernel_support import missing_limits
 from weft.runtime.volumes import LocalVolumes
 from weft.system import core_dumps
 from weft.system import journal as logs
@@ -124,6 +125,7 @@ class WeftNode:
             apparmor=confiner.apparmor.in_use,
             seccomp=confiner.filters,
             swap_limit=self.containers.limits_swap,
+            missing_limits=missing_limits(),
             registries=options.registries,
             warnings=(*info.warnings, *confiner.warnings),
         )

@@ -3,6 +3,7 @@
 import msgspec
 
 from weft.model.generic import GenericResource
+from weft.model.optional_limit import OptionalLimit
 from weft.model.registry import USUAL, RegistrySettings
 
 
@@ -30,6 +31,8 @@ class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
     apparmor: bool = False
     swap_limit: bool = False
     """Whether the kernel counts the swap of control groups."""
+    missing_limits: frozenset[OptionalLimit] = frozenset()
+    """Limits of containers that the kernel does not have."""
     runtime_commit: str = ""
     """The version of the runtime's source."""
     seccomp: bool = False

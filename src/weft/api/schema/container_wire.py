@@ -109,7 +109,7 @@ class HostConfigWire(LimitsWire, frozen=True):
     extra_hosts: tuple[str, ...] = ()
     group_add: tuple[str, ...] = ()
     ipc_mode: str = ""
-    oom_score_adj: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    oom_score_adj: Signed = 0
     pid_mode: str = ""
     privileged: bool = False
     publish_all_ports: bool = False

@@ -35,6 +35,10 @@ def validate_container(request: ContainerRequest) -> None:
     """Raises `InvalidArgument`, or `Unsupported` for a log driver that Weft lacks."""
     check_container_name(request.name)
     _validate_spec(request.spec, request.plain)
+    if not -1000 <= request.spec.oom_score_adj <= 1000:
+        raise InvalidArgument(
+            f"Invalid value {request.spec.oom_score_adj}, range for oom score adj is [-1000, 1000]"
+        )
     check_log_driver(request.log_driver, request.log_options)
     if request.shm_size < 0:
         raise InvalidArgument("SHM size can not be less than 0")
