@@ -8,11 +8,11 @@ from contextlib import aclosing, suppress
 import msgspec
 from aiohttp import web
 
-from weft.api import lookup
 from weft.api.call import Call
 from weft.api.schema.capture import CaptureWire
 from weft.api.streams import streamed
 from weft.errors import InvalidArgument, NotFound
+from weft.model import lookup
 from weft.model.capture import LENGTH, CaptureEvent, CaptureFailed, CaptureWanted
 from weft.model.state import ClusterState
 from weft.model.task import TaskState

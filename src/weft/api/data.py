@@ -7,13 +7,14 @@ from typing import cast
 import msgspec
 from aiohttp import web
 
-from weft.api import filters, lookup
+from weft.api import filters
 from weft.api.call import Call, Handler, answer, nothing
 from weft.api.filters import swarm_label_matches
 from weft.api.listing import answer_list
 from weft.api.schema.data import DataWire, data_json
 from weft.control.requests.secrets import check_driver
 from weft.errors import InvalidArgument
+from weft.model import lookup
 from weft.model.secret import Config, DataKind, DataSpec, Secret
 from weft.model.state import ClusterState
 

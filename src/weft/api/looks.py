@@ -10,10 +10,10 @@ from contextlib import aclosing
 import msgspec
 from aiohttp import web
 
-from weft.api import lookup
 from weft.api.call import Call
 from weft.api.schema.look import FlowsWire, TopWire
 from weft.api.streams import streamed
+from weft.model import lookup
 from weft.model.capture import LENGTH
 from weft.model.flows import FlowsWanted
 from weft.model.look import LookEvent, LookFailed

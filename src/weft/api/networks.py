@@ -32,7 +32,7 @@ from weft.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unavaila
 from weft.model.ids import NetworkId
 from weft.model.local_network import LocalNetwork
 from weft.model.network import Network
-from weft.model.network_lookup import find_network
+from weft.model.network_lookup import NOT_FOUND, find_network
 from weft.model.sandbox import GATEWAY_BRIDGE
 
 FILTERS = ("name", "id", "driver", "label", "scope", "type", "dangling")
@@ -207,7 +207,7 @@ async def remove(call: Call) -> web.Response:
 
 def _in_swarm(network: Network | None, reference: str) -> Network:
     if network is None:
-        raise NotFound(f"network {reference} not found")
+        raise NotFound(NOT_FOUND.format(reference))
     return network
 
 

@@ -4,12 +4,13 @@ from operator import attrgetter
 
 from aiohttp import web
 
-from weft.api import filters, lookup
+from weft.api import filters
 from weft.api.call import Call, answer
 from weft.api.filters import swarm_label_matches
 from weft.api.listing import answer_list
 from weft.api.schema.node import NodeWire, node_json, spec_from
 from weft.api.schema.tls import roots_of
+from weft.model import lookup
 from weft.model.ids import NodeId
 from weft.model.node import Node
 from weft.model.state import ClusterState

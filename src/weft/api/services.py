@@ -5,7 +5,7 @@ import secrets
 import msgspec
 from aiohttp import web
 
-from weft.api import filters, lookup, registry_auth
+from weft.api import filters, registry_auth
 from weft.api.call import Call, answer
 from weft.api.filters import swarm_label_matches
 from weft.api.listing import answer_list
@@ -16,6 +16,7 @@ from weft.api.schema.service import HOST, Resolver, service_json, spec_from
 from weft.api.schema.service_wire import ServiceWire
 from weft.control.orchestrator.progress import progress
 from weft.errors import Forbidden, InvalidArgument, Unsupported, clip
+from weft.model import lookup
 from weft.model.ids import NetworkId
 from weft.model.network_lookup import find_network
 from weft.model.registry import AuthSource

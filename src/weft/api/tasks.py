@@ -5,13 +5,14 @@ from collections.abc import Iterable
 
 from aiohttp import web
 
-from weft.api import filters, lookup
+from weft.api import filters
 from weft.api.call import Call, answer
 from weft.api.filters import swarm_label_matches
 from weft.api.listing import answer_list
 from weft.api.nodes import find_node
 from weft.api.schema.task import TaskRows, runtime_of
 from weft.control.orchestrator.dirty import is_up_to_date
+from weft.model import lookup
 from weft.model.ids import NodeId, ServiceId
 from weft.model.state import ClusterState
 from weft.model.task import Task, TaskState

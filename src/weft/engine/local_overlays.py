@@ -29,7 +29,7 @@ from weft.model.attached import AttachedContainer, AttachmentWanted
 from weft.model.endpoint_settings import EndpointSettings
 from weft.model.ids import AttachmentId, NetworkId
 from weft.model.local_sandbox import LocalSandbox
-from weft.model.network_lookup import NOT_FOUND
+from weft.model.network_lookup import NOT_FOUND, find_network
 
 KINDS: Mapping[type[WeftError], str] = MappingProxyType(
     {
@@ -66,11 +66,11 @@ class LocalOverlays:
 
     def name_of(self, reference: str) -> str | None:
         """The name of a network of the swarm that this node knows. `reference`: name, id or the
-        beginning of an id."""
-        for id, view in self._known().items():
-            if reference in (view.definition.name, id) or (reference and id.startswith(reference)):
-                return view.definition.name
-        return None
+        beginning of an id. Raises `InvalidArgument` for an ambiguous one."""
+        try:
+            return find_network([v.definition for v in self._known().values()], reference).name
+        except NotFound:
+            return None
 
     def _known(self) -> Mapping[NetworkId, NetworkView]:
         part = self._loop.swarm

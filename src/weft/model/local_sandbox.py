@@ -9,6 +9,7 @@ import msgspec
 
 from weft.model.addresses import MacAddress
 from weft.model.ids import AttachmentId, ContainerId, NetworkId
+from weft.model.lookup import matches
 from weft.model.service import PublishedPort
 
 
@@ -60,9 +61,8 @@ class LocalSandbox(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     def overlay(self, reference: str) -> OverlayEndpoint | None:
         """The place on a network of the swarm. `reference`: its name, id or the beginning of its
         id."""
-        exact = (e for e in self.overlays if reference in (e.name, e.network))
-        begun = (e for e in self.overlays if reference and e.network.startswith(reference))
-        return next(exact, None) or next(begun, None)
+        found = matches(reference, self.overlays, lambda e: (e.network,), lambda e: (e.name,))
+        return next(iter(found.objects), None)
 
     @property
     def numbers(self) -> set[int]:

@@ -1,36 +1,15 @@
-"""Finds the one network that a reference names, in Docker's order and with its texts."""
+"""Finds the one network that a reference names, the swarm's or a node's own."""
 
-from collections.abc import Collection
-from typing import Protocol, TypeVar
+from collections.abc import Iterable
+from typing import TypeVar
 
-from weft.errors import InvalidArgument, NotFound
+from weft.model.lookup import Named, matches, only
 
 NOT_FOUND = "network {} not found"
+T = TypeVar("T", bound=Named)
 
 
-class Known(Protocol):
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def name(self) -> str: ...
-
-
-T = TypeVar("T", bound=Known)
-
-
-def find_network(candidates: Collection[T], reference: str) -> T:
-    """By whole id, then by name, then by the beginning of an id. Raises `NotFound`, or
-    `InvalidArgument` if several are meant."""
-    for by, found in (
-        ("id", [n for n in candidates if n.id == reference]),
-        ("name", [n for n in candidates if n.name == reference]),
-        ("ID prefix", [n for n in candidates if reference and n.id.startswith(reference)]),
-    ):
-        if len(found) > 1:
-            raise InvalidArgument(
-                f"{len(found)} matches found based on {by}: network {reference} is ambiguous"
-            )
-        if found:
-            return found[0]
-    raise NotFound(NOT_FOUND.format(reference))
+def find_network(candidates: Iterable[T], reference: str) -> T:
+    """Raises `NotFound`, or `InvalidArgument` if several are meant."""
+    found = matches(reference, candidates, lambda each: (each.id,), lambda each: (each.name,))
+    return only("network", reference, found)

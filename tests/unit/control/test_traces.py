@@ -125,7 +125,7 @@ def test_from_a_host() -> None:
 @pytest.mark.parametrize(
     ("wanted", "kind", "text"),
     [
-        (TraceWanted(source="nobody", target="web"), NotFound, "'nobody' (source)"),
+        (TraceWanted(source="nobody", target="web"), NotFound, "nobody (source)"),
         (TraceWanted(source="", target="web"), InvalidArgument, "no source is named"),
         (TraceWanted(source="idle", target="web"), FailedPrecondition, "no running task"),
         (TraceWanted(source="idle.1", target="web"), FailedPrecondition, "it is pending"),

@@ -6,11 +6,13 @@ name, which the source's own resolver looks up."""
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from ipaddress import AddressValueError, IPv4Address
 from typing import NamedTuple
 
 from weft.errors import FailedPrecondition, InvalidArgument, NotFound, clip
 from weft.model.ids import NodeId, TaskId
+from weft.model.lookup import PREFIX, Found, matches
 from weft.model.node import Node
 from weft.model.service import Service
 from weft.model.state import ClusterState
@@ -163,48 +165,49 @@ def _found(state: ClusterState, reference: str, what: str) -> Thing:
     """Raises `NotFound`, or `InvalidArgument` if several things are meant."""
     if not reference:
         raise InvalidArgument(f"cannot trace: no {what} is named")
-    exact = list(_exact(state, reference))
-    found = exact or list(_prefixed(state, reference))
+    found = _named(state, reference)
     live = [thing for thing in found if not isinstance(thing, Task) or thing.is_live]
     found = live or found[:1]
     if not found:
         raise NotFound(
-            f"cannot trace: no task, service, container or node {clip(reference)!r} ({what})"
+            f"cannot trace {clip(reference)} ({what}): no task, service, container or node has that"
+            " name"
         )
     if len(found) > 1:
         names = ", ".join(sorted(_described(thing) for thing in found)[:5])
-        raise InvalidArgument(f"cannot trace: {what} {clip(reference)!r} is ambiguous: {names}")
+        raise InvalidArgument(f"cannot trace {clip(reference)} ({what}): it is ambiguous: {names}")
     return found[0]
 
 
-def _exact(state: ClusterState, reference: str) -> Iterable[Thing]:
+def _named(state: ClusterState, reference: str) -> list[Thing]:
+    """Things of all kinds; a thing that is named wholly is preferred to beginnings of ids."""
     address = _address(reference)
-    for task in state.tasks.values():
-        names = (task.id, task.name, task.place)
-        if reference in names or any(a.address.ip == address for a in task.attachments):
-            yield task
-    for service in state.services.values():
-        if reference in (service.id, service.name):
-            yield service
-    for node in state.nodes.values():
-        if reference in (node.id, node.hostname) or (address and node.data_path_address == address):
-            yield node
+    ways: list[Found[Thing]] = [
+        matches(reference, list[Thing](things), _ids, partial(_names, address))
+        for things in (state.tasks.values(), state.services.values(), state.nodes.values())
+    ]
+    whole = [thing for found in ways if found.by != PREFIX for thing in found.objects]
+    if whole or len(reference) < SHORTEST_PREFIX:
+        return whole
+    return [thing for found in ways for thing in found.objects]
 
 
-def _prefixed(state: ClusterState, reference: str) -> Iterable[Thing]:
-    if len(reference) < SHORTEST_PREFIX:
-        return
-    for task in state.tasks.values():
-        container = task.status.container
-        ids = (task.id, container.id if container is not None else "")
-        if any(id.startswith(reference) for id in ids):
-            yield task
-    for service in state.services.values():
-        if service.id.startswith(reference):
-            yield service
-    for node in state.nodes.values():
-        if node.id.startswith(reference):
-            yield node
+def _ids(thing: Thing) -> tuple[str, ...]:
+    """A task's is also its container's."""
+    container = thing.status.container if isinstance(thing, Task) else None
+    return (thing.id,) if container is None else (thing.id, container.id)
+
+
+def _names(address: IPv4Address | None, thing: Thing) -> tuple[str, ...]:
+    """`address`: what is asked for, if it is one; things are also known by their addresses."""
+    own: list[IPv4Address | None] = []
+    if isinstance(thing, Task):
+        names, own = [thing.name, thing.place], [a.address.ip for a in thing.attachments]
+    elif isinstance(thing, Node):
+        names, own = [thing.hostname], [thing.data_path_address]
+    else:
+        names = [thing.name]
+    return (*names, str(address)) if address is not None and address in own else tuple(names)
 
 
 def _described(thing: Thing) -> str:
