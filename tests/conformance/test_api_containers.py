@@ -14,6 +14,8 @@ import pytest
 from tests.conformance.client import Daemon, eventually
 from tests.support.api_daemon import DEADLINE
 from tests.support.fake_images import IMAGE
+from weft.model.ids import ContainerId
+from weft.model.plain_container import LAST_PAUSE
 
 pytestmark = pytest.mark.skipif(shutil.which("docker") is None, reason="needs the docker command")
 
@@ -103,7 +105,7 @@ def test_start_stop_restart_kill_and_remove(daemon: Daemon) -> None:
     assert state_of(daemon, "web") == "running"
     assert "container is running: stop the container before" in daemon.refused("rm", "web")
     daemon.ok("kill", "-s", "KILL", "web")
-    eventually(lambda: state_of(daemon, "web") == "exited")
+    assert state_of(daemon, "web") == "exited"
     daemon.ok("restart", "web")
     daemon.ok("stop", "-s", "INT", "web")
     daemon.ok("rm", "web")
@@ -122,10 +124,15 @@ def test_pause_and_unpause(daemon: Daemon) -> None:
     counts = "{{.ContainersRunning}} {{.ContainersPaused}} {{.ContainersStopped}}"
     assert daemon.ok("info", "--format", counts) == "0 1 0\n"
     assert "unpause it first" in daemon.refused("attach", "web")
+    assert (
+        'cannot remove container "web": container is paused and must be unpaused first'
+        in daemon.refused("rm", "web")
+    )
     daemon.ok("unpause", "web")
     assert state_of(daemon, "web") == "running"
     daemon.ok("stop", "web")
     assert "is not running" in daemon.refused("pause", "web")
+    assert "is not paused" in daemon.refused("unpause", "web")
 
 
 def test_names_are_given_once_and_can_be_changed(daemon: Daemon) -> None:
@@ -182,6 +189,41 @@ def test_a_stopped_container_stays_stopped_and_one_that_waits_is_called_off(daem
     daemon.ok("stop", "loop")
     assert state_of(daemon, "loop") == "exited"
     daemon.ok("rm", "loop", "web")
+
+
+async def begin_with_the_longest_pause(daemon: Daemon, id: ContainerId) -> None:
+    """Starts a container that fails: its restart then comes after the end of the test."""
+    plain = daemon.node.plain
+    await plain.start(id)
+    plain._life(id).pause = LAST_PAUSE
+
+
+def test_a_container_that_waits_for_its_restart_counts_as_running(daemon: Daemon) -> None:
+    """But there is no process in it: Docker's texts."""
+    made = daemon.ok("create", "--name", "loop", "--restart", "always", *ALONE, IMAGE, "false")
+    id = ContainerId(made.strip())
+    daemon.call(begin_with_the_longest_pause(daemon, id))
+    eventually(lambda: state_of(daemon, "loop") == "restarting")
+    assert daemon.ok("ps", "-q", "--no-trunc").strip() == id
+    for command in (["pause"], ["exec", "true"], ["top"], ["kill", "-s", "HUP"]):
+        verb, *rest = command
+        asked = (verb, *rest, "loop") if verb != "exec" else (verb, "loop", *rest)
+        assert f"ontainer {id} is restarting, wait until" in daemon.refused(*asked), verb
+    assert "is not paused" in daemon.refused("unpause", "loop")
+    assert (
+        'cannot remove container "loop": container is restarting: stop the container before'
+        " removing or force remove" in daemon.refused("rm", "loop")
+    )
+    daemon.ok("start", "loop")
+    daemon.ok("rename", "loop", "again")
+    assert state_of(daemon, "again") == "restarting", "a start changes nothing"
+    assert daemon.ok("container", "prune", "-f") == "Total reclaimed space: 0B\n"
+    with subprocess.Popen(daemon.command("wait", "again"), stdout=subprocess.PIPE) as waiting:
+        daemon.ok("kill", "again")
+        assert waiting.wait(DEADLINE) == 0
+    assert state_of(daemon, "again") == "exited"
+    assert "is not running" in daemon.refused("kill", "again")
+    daemon.ok("rm", "again")
 
 
 def test_what_is_removed_at_its_end_takes_its_anonymous_volumes_along(daemon: Daemon) -> None:

@@ -11,6 +11,7 @@ from aiohttp import web
 from weft.api import filters, processes
 from weft.api.call import Call, answer, nothing
 from weft.api.container_lookup import find_container
+from weft.api.container_states import check_removable, check_runs, counts_as_running
 from weft.api.filters import boolean, label_matches, name_test
 from weft.api.grace import grace_of, stop_signal_of
 from weft.api.listing import answer_list
@@ -74,7 +75,7 @@ async def listing(call: Call) -> web.Response:
     containers = sorted(call.node.containers.containers(), key=lambda c: c.created_at, reverse=True)
     found = filters.select(containers, wanted, _makers(call))
     if not (call.flag("all") or limit or wanted.keys() & {"status", "exited", "before", "since"}):
-        found = [c for c in found if _is_shown(call, c)]
+        found = [c for c in found if counts_as_running(call, c)]
     shown = found[:limit] if limit else found
     moment, sizes = now(), await _sizes(call, shown)
     return await answer_list(
@@ -84,11 +85,6 @@ async def listing(call: Call) -> web.Response:
             container, context_of(call, container), moment, sizes.get(container.id)
         ),
     )
-
-
-def _is_shown(call: Call, container: Container) -> bool:
-    runs = container.state is ContainerState.RUNNING
-    return runs or call.node.plain.is_restarting(container.id)
 
 
 async def _sizes(call: Call, containers: Sequence[Container]) -> dict[ContainerId, tuple[int, int]]:
@@ -227,9 +223,7 @@ async def stop(call: Call) -> web.Response:
     """Answers 304 if the container does not run, as Docker. The swarm starts another container if
     the service asks for one."""
     container = find_container(call.node.containers, call.id)
-    if container.state != ContainerState.RUNNING and not call.node.plain.is_restarting(
-        container.id
-    ):
+    if not counts_as_running(call, container):
         return nothing(304)
     await call.node.stop_container(container, grace_of(call, container), stop_signal_of(call))
     return nothing()
@@ -237,7 +231,7 @@ async def stop(call: Call) -> web.Response:
 
 async def kill(call: Call) -> web.Response:
     container = find_container(call.node.containers, call.id)
-    if container.state != ContainerState.RUNNING:
+    if not counts_as_running(call, container):
         raise Conflict(f"cannot kill container: {call.id}: container {container.id} is not running")
     number = signal_number(call.query("signal") or "SIGKILL")
     await call.node.kill_container(container, signal_name(number))
@@ -248,11 +242,8 @@ async def remove(call: Call) -> web.Response:
     container = find_container(call.node.containers, call.id)
     if call.flag("link"):
         raise Unsupported("links (link) are not supported by Weft")
-    if container.state == ContainerState.RUNNING and not call.flag("force"):
-        raise Conflict(
-            f'cannot remove container "{container.config.name}": container is running: '
-            "stop the container before removing or force remove"
-        )
+    if not call.flag("force"):
+        check_removable(call, container)
     await call.node.remove_container(container.id, volumes=call.flag("v"))
     call.execs.forget(container.id)
     return nothing()
@@ -283,8 +274,7 @@ async def _plain_end(call: Call, container: Container, condition: str) -> Contai
     plain = call.node.plain
     if condition == "removed":
         return await plain.removal(container.id)
-    runs = container.state is ContainerState.RUNNING or plain.is_restarting(container.id)
-    if condition == "not-running" and not runs:
+    if condition == "not-running" and not counts_as_running(call, container):
         return container
     return await plain.next_end(container.id)
 
@@ -308,8 +298,7 @@ async def resize(call: Call) -> web.Response:
 
 async def top(call: Call) -> web.Response:
     container = find_container(call.node.containers, call.id)
-    if container.state != ContainerState.RUNNING:
-        raise Conflict(f"container {container.id} is not running")
+    check_runs(call, container)
     options = processes.arguments(call.query("ps_args"))
     pids = await call.node.containers.top(container.id)
     if options in ([], ["-ef"]):

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from weft.api.call import Call, answer, nothing
 from weft.api.container_lookup import find_container
+from weft.api.container_states import check_runs
 from weft.api.container_streams import content_type
 from weft.api.containers import MAX_SIDE
 from weft.api.detach_keys import keys_from
@@ -20,7 +21,6 @@ from weft.api.hijack import Connection, Taken
 from weft.api.schema.container import ExecStartWire, ExecWire, exec_json
 from weft.api.streams import STDERR, STDOUT, carry, frame, join
 from weft.errors import Conflict, InvalidArgument, NotFound, WeftError
-from weft.model.container import ContainerState
 from weft.runtime.base import Exec
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,7 @@ async def create(call: Call) -> web.Response:
     wire = await call.body(ExecWire)
     if not wire.cmd:
         raise InvalidArgument("No exec command specified")
-    if container.state != ContainerState.RUNNING:
-        raise Conflict(f"container {container.id} is not running")
+    check_runs(call, container)
     keys = keys_from(wire.detach_keys, "escape")
     exec = await call.node.containers.exec(
         container.id,

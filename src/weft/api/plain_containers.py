@@ -11,6 +11,7 @@ from aiohttp import web
 from weft.api import filters
 from weft.api.call import Call, answer, nothing
 from weft.api.container_lookup import find_container
+from weft.api.container_states import check_runs, counts_as_running
 from weft.api.grace import grace_of, stop_signal_of
 from weft.api.names import random_name
 from weft.api.platforms import check_native
@@ -108,7 +109,7 @@ def _free_name(call: Call) -> str:
 async def start(call: Call) -> web.Response:
     """Docker's first versions of the API took the container's configuration again."""
     container = find_container(call.node.containers, call.id)
-    if container.state == ContainerState.RUNNING:
+    if counts_as_running(call, container):
         if container.paused:
             raise Conflict("cannot start a paused container, try unpause instead")
         return nothing(304)
@@ -127,21 +128,21 @@ async def restart(call: Call) -> web.Response:
 
 
 async def pause(call: Call) -> web.Response:
-    await call.node.plain.pause(_running(call, "pause"))
+    container = _plain(call, "pause")
+    check_runs(call, container)
+    await call.node.plain.pause(container)
     return nothing()
 
 
 async def unpause(call: Call) -> web.Response:
-    await call.node.plain.unpause(_running(call, "unpause"))
+    await call.node.plain.unpause(_plain(call, "unpause"))
     return nothing()
 
 
-def _running(call: Call, verb: str) -> Container:
-    """The plain container of the request. Raises `Conflict` if it does not run."""
+def _plain(call: Call, verb: str) -> Container:
+    """The plain container of the request."""
     container = find_container(call.node.containers, call.id)
     _check_plain(container, verb, "")
-    if container.state != ContainerState.RUNNING:
-        raise Conflict(f"container {container.id} is not running")
     return container
 
 

@@ -7,6 +7,7 @@ the swarm's part there for as long as the node is a member."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from signal import SIGKILL, SIGTERM
 
@@ -20,7 +21,7 @@ from weft.engine.local_networks import LocalNetworks
 from weft.engine.name_tally import NameTally
 from weft.engine.network import NetworkLoop
 from weft.engine.volumes import Volumes
-from weft.errors import InvalidArgument, NotFound, WeftError
+from weft.errors import InvalidArgument, NotFound, OperationFailed, WeftError
 from weft.model.bridge_network import DEFAULT_NETWORK
 from weft.model.container import Container, ContainerConfig, ContainerState, MemoryFile
 from weft.model.ids import CONTAINER_ID_BYTES, ContainerId, NetworkId, hex_id
@@ -32,6 +33,8 @@ from weft.network.plan import Planner
 from weft.system.supervision import lasting
 from weft.system.tally import Histograms
 
+KILL_PATIENCE = 10.0
+"""Seconds that a killed container may take to end: moby's limit."""
 KILLED = 137
 """Exit code of a program that SIGKILL has ended."""
 
@@ -190,9 +193,24 @@ class Engine:
             return ""
 
     async def kill(self, container: Container, name: str) -> None:
-        """`name`: the signal's name."""
+        """`name`: the signal's name. With SIGKILL this returns when the container has ended, as in
+        Docker. Raises `OperationFailed` if the kernel does not end the process."""
+        number = signal_number(name)
         await self.runtime.kill(container.id, name)
-        self._tell_kill(container, signal_number(name))
+        self._tell_kill(container, number)
+        if number == SIGKILL:
+            await self._killed(container.id)
+
+    async def _killed(self, id: ContainerId) -> None:
+        try:
+            async with asyncio.timeout(KILL_PATIENCE):
+                with suppress(NotFound):  # it has been removed at its end
+                    await self.runtime.wait(id)
+        except TimeoutError:
+            raise OperationFailed(
+                f"cannot kill container: {id}: tried to kill container, but did not receive an"
+                " exit event"
+            ) from None
 
     def _tell_kill(self, container: Container, signal: int) -> None:
         self.events.container("kill", container, signal=str(int(signal)))

@@ -13,6 +13,7 @@ as it is, as the record says. What only this daemon needs is in a container's `L
 import asyncio
 import logging
 from collections.abc import Callable
+from signal import SIGKILL
 from typing import Any
 
 import msgspec
@@ -26,7 +27,7 @@ from weft.engine.plain_config import (
     with_names_of,
 )
 from weft.engine.plain_life import Life
-from weft.engine.plain_places import place_of
+from weft.engine.plain_places import exposed_ports, place_of
 from weft.errors import (
     Conflict,
     Forbidden,
@@ -38,15 +39,15 @@ from weft.errors import (
     WeftError,
     described,
 )
-from weft.model.addresses import Port, Protocol
 from weft.model.container import Container, ContainerConfig, ContainerState
 from weft.model.container_request import ContainerRequest
 from weft.model.endpoint_settings import EndpointSettings
 from weft.model.ids import ContainerId
 from weft.model.limits import FurtherLimits
-from weft.model.meta import SECOND, Nanoseconds
-from weft.model.plain_container import PlainContainer, RestartRule, restart_pause
+from weft.model.meta import Nanoseconds
+from weft.model.plain_container import PlainContainer, RestartRule, restart_pause, restarting
 from weft.model.service import Resources
+from weft.model.signals import signal_number
 from weft.model.start_failure import UNKNOWN, start_exit_code
 from weft.system.supervision import contained, ended
 
@@ -118,7 +119,7 @@ class PlainContainers:
         """False if the container has just ended, and what it had is not put away yet."""
         if self._get(id).state is not ContainerState.RUNNING:
             await life.released.wait()
-        await self._call_off(life)
+        await self._call_off(id, life)
         async with life.lock:
             container = self._get(id)
             if container.state is ContainerState.RUNNING:
@@ -139,7 +140,7 @@ class PlainContainers:
     ) -> None:
         """Returns when the container has ended and its network is free."""
         life = self._life(container.id)
-        await self._call_off(life)
+        await self._call_off(container.id, life)
         await self._mark_stopped(container.id)
         if self._get(container.id).state is ContainerState.RUNNING:
             life.no_restart.set()
@@ -152,7 +153,7 @@ class PlainContainers:
         life = self._life(container.id)
         life.is_kept = True
         try:
-            await self._call_off(life)
+            await self._call_off(container.id, life)
             if self._get(container.id).state is ContainerState.RUNNING:
                 life.no_restart.set()
                 await self._engine.stop(container, grace, signal)
@@ -163,11 +164,20 @@ class PlainContainers:
         self._engine.events.container("restart", self._get(container.id))
 
     async def kill(self, container: Container, signal: str) -> None:
-        """SIGKILL and the stop signal mean that the user wants the container to stay ended."""
-        if self._engine.ends(container, signal):
+        """SIGKILL and the stop signal mean that the user wants the container to stay ended; one
+        that waits for its restart has no process to take another signal: `Conflict`."""
+        life, ends = self._life(container.id), self._engine.ends(container, signal)
+        if is_over := self.is_restarting(container.id):
+            if not ends:
+                raise Conflict(restarting(container.id))
+            await self._call_off(container.id, life)
+        if ends:
             await self._mark_stopped(container.id)
-            self._life(container.id).no_restart.set()
-        await self._engine.kill(container, signal)
+            life.no_restart.set()
+        if not is_over:
+            await self._engine.kill(container, signal)
+            if signal_number(signal) == SIGKILL:
+                await life.released.wait()
 
     async def pause(self, container: Container) -> None:
         """Raises `Conflict` with Docker's texts."""
@@ -279,7 +289,7 @@ class PlainContainers:
         """One that runs dies first."""
         life = self._life(id)
         life.no_restart.set()
-        await self._call_off(life)
+        await self._call_off(id, life)
         life.is_kept = True
         async with life.lock:
             await self._remove(id, life, volumes=volumes)
@@ -306,9 +316,13 @@ class PlainContainers:
         return removed
 
     def is_restarting(self, id: ContainerId) -> bool:
-        """Whether the container has ended and waits to be started again."""
-        life = self._lives.get(id)
-        return life is not None and life.is_restarting
+        """Whether the container has ended and is to be started again, from the moment of its end
+        on."""
+        life, container = self._lives.get(id), self._engine.container(id)
+        if life is None or container is None or life.is_restarting:
+            return life is not None and life.is_restarting
+        is_over = container.state is ContainerState.EXITED and not life.released.is_set()
+        return is_over and self._is_restarted(id, life)
 
     async def next_end(self, id: ContainerId) -> Container:
         """Returns at the next end of the container, also of one that does not run, or at its
@@ -358,17 +372,10 @@ class PlainContainers:
         """The configuration with the network that the container has from now on."""
         local, plain = self._engine.local, config.plain or PlainContainer()
         if plain.networks:
-            ports = wanted_ports(plain, self._exposed(config))
+            ports = wanted_ports(plain, exposed_ports(self._engine, config))
             await local.connect(config.id, config.name, config.spec, plain.networks, ports)
             config = msgspec.structs.replace(config, ports=local.ports(config.id))
         return started_config(config, place_of(self._engine, config, self._hostname))
-
-    def _exposed(self, config: ContainerConfig) -> tuple[tuple[Port, Protocol], ...]:
-        """By the image, which may be gone."""
-        try:
-            return self._engine.images.find(config.spec.image).config.exposed_ports
-        except NotFound:
-            return ()
 
     # --- the end
 
@@ -424,21 +431,15 @@ class PlainContainers:
         ran = max(container.finished_at - container.started_at, 0)
         life.pause = restart_pause(life.pause, ran)
         try:
-            while not await self._called_off_in(life) and not await self._start_again(
+            while not await life.called_off_in_pause() and not await self._start_again(
                 container.id, life
             ):
                 life.pause = restart_pause(life.pause, 0)
         finally:
             life.is_restarting = False
-
-    async def _called_off_in(self, life: Life) -> bool:
-        """Whether somebody wants the container to stay ended before the pause is over."""
-        try:
-            async with asyncio.timeout(life.pause / SECOND):
-                await life.no_restart.wait()
-        except TimeoutError:
-            return False
-        return True
+        present = self._engine.container(container.id)
+        if present is not None and present.state is not ContainerState.RUNNING:
+            life.tell_end(present)  # to those who have begun to wait since it ended
 
     async def _start_again(self, id: ContainerId, life: Life) -> bool:
         """False if the network of this host cannot be set up yet: later it can be."""
@@ -465,9 +466,9 @@ class PlainContainers:
 
     # ---
 
-    async def _call_off(self, life: Life) -> None:
+    async def _call_off(self, id: ContainerId, life: Life) -> None:
         """No restart is pending when this returns."""
-        if life.is_restarting:
+        if self.is_restarting(id):
             life.no_restart.set()
             follower = life.follower
             if follower is not None and follower is not asyncio.current_task():

@@ -3,7 +3,7 @@
 import asyncio
 
 from weft.model.container import Container
-from weft.model.meta import Nanoseconds
+from weft.model.meta import SECOND, Nanoseconds
 
 
 class Life:
@@ -21,6 +21,7 @@ class Life:
         self.no_restart = asyncio.Event()
         """Set when a user wants the container to stay ended."""
         self.is_restarting = False
+        """Whether the end is dealt with, and the container waits to be started again."""
         self.pause: Nanoseconds = 0
         """Before the last restart."""
         self.is_kept = False
@@ -28,6 +29,15 @@ class Life:
         self.next_end: asyncio.Future[Container] = asyncio.get_running_loop().create_future()
         self.removal: asyncio.Future[Container] = asyncio.get_running_loop().create_future()
         """Both have the container as it was at last."""
+
+    async def called_off_in_pause(self) -> bool:
+        """Whether a user wants the container to stay ended before the pause is over."""
+        try:
+            async with asyncio.timeout(self.pause / SECOND):
+                await self.no_restart.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def tell_end(self, container: Container) -> None:
         was, self.next_end = self.next_end, asyncio.get_running_loop().create_future()

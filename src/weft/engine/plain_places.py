@@ -5,6 +5,8 @@ import msgspec
 from weft.engine.container_config import HOST_GATEWAY
 from weft.engine.engine import Engine
 from weft.engine.plain_config import Place
+from weft.errors import NotFound
+from weft.model.addresses import Port, Protocol
 from weft.model.container import ContainerConfig
 from weft.model.plain_container import PlainContainer
 
@@ -27,3 +29,11 @@ def place_of(engine: Engine, config: ContainerConfig, hostname: str) -> Place:
         addresses=tuple(address.ip for address in sandbox.addresses),
         has_names=engine.local.has_names(config.id),
     )
+
+
+def exposed_ports(engine: Engine, config: ContainerConfig) -> tuple[tuple[Port, Protocol], ...]:
+    """By the image, which may be gone."""
+    try:
+        return engine.images.find(config.spec.image).config.exposed_ports
+    except NotFound:
+        return ()

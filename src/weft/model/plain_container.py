@@ -125,3 +125,8 @@ class PlainContainer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     """Since its last start."""
     restart_count: int = 0
     """Since a user started it."""
+
+
+def restarting(container: str) -> str:
+    """Docker's refusal of what needs a process, while the container waits for its restart."""
+    return f"Container {container} is restarting, wait until the container is running"

@@ -136,6 +136,8 @@ class FakeRuntime:
         self.stop_latency = 0.0
         """Seconds from the stop signal to the end; a container that takes longer than its grace
         period is killed."""
+        self.kill_latency = 0.0
+        """Seconds from a signal to the end."""
         self.history: list[tuple[str, ContainerId]] = []
         """The effects in their order: create, start, stop, die, remove."""
         self.outcomes: Outcomes | None = None
@@ -288,7 +290,10 @@ class FakeRuntime:
 
     async def kill(self, id: ContainerId, signal: str) -> None:
         self._require(id, ContainerState.RUNNING, "kill")
-        self._end(id, KILLED, "die")
+        if self.kill_latency:
+            asyncio.get_running_loop().call_later(self.kill_latency, self._end, id, KILLED, "die")
+        else:
+            self._end(id, KILLED, "die")
 
     async def remove(self, id: ContainerId) -> None:
         await self._effect("remove")

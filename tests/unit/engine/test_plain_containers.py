@@ -128,6 +128,72 @@ async def test_a_restart_that_is_pending_is_called_off_by_stop_and_by_remove(bed
 
 
 @run
+async def test_a_container_is_restarting_from_the_moment_of_its_end_on(bed: Bed) -> None:
+    """Also before its end is dealt with, and whoever calls the restart off then has called it
+    off."""
+    for how in ("stop", "kill", "remove"):
+        id = await bed.run(how, "always")
+        once = await bed.run(f"{how}-once")
+        bed.runtime.die(id, 1)
+        bed.runtime.die(once, 1)
+        assert bed.get(id).state is ContainerState.EXITED
+        assert (bed.plain.is_restarting(id), bed.plain.is_restarting(once)) == (True, False)
+        if how == "stop":
+            await bed.plain.stop(bed.get(id))
+        elif how == "kill":
+            with pytest.raises(Conflict, match="is restarting, wait until the container"):
+                await bed.plain.kill(bed.get(id), "SIGHUP")
+            await bed.plain.kill(bed.get(id), "SIGKILL")
+        else:
+            await bed.plain.remove(id, volumes=False)
+        assert not bed.plain.is_restarting(id)
+        await asyncio.sleep(100)
+        assert bed.starts(id) == 1, how
+        assert bed.is_there(id) == (how != "remove")
+
+
+@run
+async def test_who_waits_for_a_container_that_waits_is_told_that_its_restart_is_called_off(
+    bed: Bed,
+) -> None:
+    for how in ("stop", "kill", "remove", "fail"):
+        id = await bed.run(how, "always")
+        bed.runtime.die(id, 3)
+        first = await bed.plain.next_end(id)
+        assert (first.exit_code, bed.plain.is_restarting(id)) == (3, True)
+        second = asyncio.ensure_future(bed.plain.next_end(id))
+        await asyncio.sleep(0)
+        if how == "stop":
+            await bed.plain.stop(bed.get(id))
+        elif how == "kill":
+            await bed.plain.kill(bed.get(id), "SIGTERM")
+        elif how == "remove":
+            await bed.plain.remove(id, volumes=False)
+        else:
+            bed.runtime.fail("start", "no such program")
+        async with asyncio.timeout(100):
+            assert (await second).state is ContainerState.EXITED, how
+
+
+@run
+async def test_a_container_has_ended_when_it_is_killed(bed: Bed) -> None:
+    """What a client asks next, and removes next, has ended; one that the kernel does not end is an
+    error, not a request without an end."""
+    bed.runtime.kill_latency = 5
+    id = await bed.run()
+    await bed.plain.kill(bed.get(id), "SIGKILL")
+    assert bed.get(id).state is ContainerState.EXITED
+    await bed.plain.start(id)
+    await bed.plain.kill(bed.get(id), "SIGTERM")
+    assert bed.get(id).state is ContainerState.RUNNING, "only SIGKILL is waited for"
+    await bed.plain.next_end(id)
+    bed.runtime.kill_latency = 500
+    await bed.plain.start(id)
+    with pytest.raises(OperationFailed, match="did not receive an exit event"):
+        await bed.plain.kill(bed.get(id), "SIGKILL")
+
+
+@run
 async def test_the_next_daemon_starts_what_its_policy_says(bed: Bed) -> None:
     """The host loses power. Some were stopped by a user before."""
     stopped = {
