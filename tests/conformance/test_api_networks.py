@@ -4,6 +4,7 @@ a worker."""
 import json
 import re
 import shutil
+from ipaddress import IPv6Network
 from typing import Any
 
 import pytest
@@ -97,7 +98,9 @@ def test_networks_of_a_node_and_of_its_swarm(manager: Daemon, worker: Daemon) ->
         (["-d", "host", "n"], 'only one instance of "host" network is allowed'),
         (["-d", "macvlan", "n"], "driver macvlan is not supported"),
         (["-d", "ipvlan", "n"], "driver ipvlan is not supported"),
-        (["--ipv6", "n"], "IPv6 (EnableIPv6) is not supported"),
+        (["--ipv6", "--ipv4=false", "n"], "a network without IPv4 (EnableIPv4) is not supported"),
+        (["--subnet", "fd00::/64", "n"], "of a network without IPv6 (EnableIPv6) is not supported"),
+        (["--ipv6", "--subnet", "fd00::1/64", "n"], "it should be fd00::/64"),
         (["--scope", "swarm", "n"], "scope swarm of driver bridge is not supported"),
         (["--subnet", "10.1.0.0/24", "--subnet", "10.2.0.0/24", "n"], "multiple subnets"),
         (["--subnet", "172.17.8.0/24", "n"], "Pool overlaps with other one on this address space"),
@@ -148,6 +151,58 @@ def test_containers_join_and_leave_networks(daemon: Daemon) -> None:
     assert "the network mode none" in daemon.refused("network", "connect", "back", "alone")
     daemon.ok("rm", "-f", "web", "alone")
     assert daemon.ok("network", "prune", "-f").split() == ["Deleted", "Networks:", "back", "front"]
+
+
+def test_ipv6_on_a_node_s_networks(daemon: Daemon) -> None:
+    daemon.ok("network", "create", "--ipv6", "six")
+    six = json.loads(daemon.ok("network", "inspect", "six"))[0]
+    assert (six["EnableIPv4"], six["EnableIPv6"]) == (True, True)
+    own = IPv6Network(six["IPAM"]["Config"][1]["Subnet"])
+    assert own.subnet_of(IPv6Network("fd00::/8"))
+    assert six["IPAM"]["Config"][1] == {"Subnet": str(own), "Gateway": str(own[1])}
+    daemon.ok(
+        "network", "create", "--ipv6", "--subnet", "fd00:a::/64", "--ip-range", "fd00:a::100/120",
+        "--aux-address", "x=fd00:a::100", "named",
+    )  # fmt: skip
+    taken = daemon.refused("network", "create", "--ipv6", "--subnet", "fd00:a::/48", "n")
+    assert "Pool overlaps with other one on this address space" in taken
+    daemon.ok(
+        "run", "-d", "--name", "web", "--network", "six", "-p", "8080:80", IMAGE, "sleep", "9"
+    )
+    at = settings(daemon, "web")
+    both = [{"HostIp": "0.0.0.0", "HostPort": "8080"}, {"HostIp": "::", "HostPort": "8080"}]
+    assert at["Ports"] == {"80/tcp": both}
+    shown = daemon.ok("ps", "--format", "{{.Ports}}").strip()
+    assert shown == "0.0.0.0:8080->80/tcp, [::]:8080->80/tcp"
+    place = at["Networks"]["six"]
+    assert (place["GlobalIPv6Address"], place["GlobalIPv6PrefixLen"], place["IPv6Gateway"]) == (
+        str(own[2]), 64, str(own[1]),
+    )  # fmt: skip
+    daemon.ok("network", "connect", "named", "web")
+    daemon.ok(
+        "run", "-d", "--name", "db", "--network", "named", "--ip6", "fd00:a::7", IMAGE, "sleep", "9"
+    )
+    found = json.loads(daemon.ok("network", "inspect", "named"))[0]["Containers"].values()
+    assert {each["Name"]: each["IPv6Address"] for each in found} == {
+        "web": "fd00:a::101/64", "db": "fd00:a::7/64",
+    }  # fmt: skip
+    named = settings(daemon, "db")["Networks"]["named"]
+    assert named["IPAMConfig"] == {"IPv6Address": "fd00:a::7"}
+    for network, address, text in (
+        ("named", "fd00:b::7", "no configured subnet or ip-range contain the IP address fd00:b::7"),
+        ("named", "nonsense", "invalid IPv6 address: nonsense"),
+        ("named", "fd00:a::7", "Address already in use"),
+        ("six", str(own[9]), "only when connecting to networks with user configured subnets"),
+        ("bridge", "fd00:a::8", "supported on user defined networks only"),
+    ):
+        asked = ("run", "-d", "--network", network, "--ip6", address, IMAGE, "sleep", "9")
+        assert text in daemon.refused(*asked)
+    refused = daemon.refused(
+        "run", "-d", "--network", "six", "-p", "[::1]:81:80", IMAGE, "sleep", "9"
+    )
+    assert "the address ::1 of port 80/tcp is not supported" in refused
+    refused = daemon.refused("run", "-d", "-p", "[::]:81:80", IMAGE, "sleep", "9")
+    assert "the container has no network with IPv6 that leads outside" in refused
 
 
 def test_a_task_is_on_the_networks_of_its_service_only(manager: Daemon) -> None:

@@ -37,6 +37,10 @@ NOT_LONG, LONG = 0.3, 10.0
 """Seconds to wait for what must not come, and for what must."""
 
 
+def family_of(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 class Bed:
     """The host is the test's own namespace; containers and the machine outside are files."""
 
@@ -47,11 +51,15 @@ class Bed:
     def at(self, place: LocalSandbox) -> Path:
         return self._directory / place.key
 
-    def serve(self, place: Path | None, port: int, kind: int = socket.SOCK_STREAM) -> socket.socket:
+    def serve(
+        self, place: Path | None, port: int, kind: int = socket.SOCK_STREAM, any: str = "0.0.0.0"
+    ) -> socket.socket:
+        """`any`: `::` for IPv6."""
+
         def listening() -> socket.socket:
-            made = socket.socket(socket.AF_INET, kind)
+            made = socket.socket(family_of(any), kind)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            made.bind(("0.0.0.0", port))
+            made.bind((any, port))
             if kind == socket.SOCK_STREAM:
                 made.listen()
             made.settimeout(LONG)
@@ -67,7 +75,7 @@ class Bed:
         """Calls the server, which must see that address; None: it must not be reached."""
 
         def calling() -> socket.socket | None:
-            made = socket.socket()
+            made = socket.socket(family_of(to))
             made.settimeout(LONG if seen else NOT_LONG)
             try:
                 made.connect((to, port))
@@ -81,7 +89,7 @@ class Bed:
             assert seen is None, f"nobody answers {place} at {to}:{port}"
             return
         with made:
-            accepted, (address, _) = server.accept()
+            accepted, (address, *_) = server.accept()
             accepted.close()
             assert address == seen, f"{place} at {to}:{port}"
 
@@ -106,6 +114,7 @@ async def bed(kernel: RealKernel, path: Path, directory: Path) -> AsyncIterator[
         path / "networks",
         namespaces=directory,
         routes=host.routes,
+        ipv6_routes=host.ipv6_routes,
         foreign_links=lambda: [each.name for each in host.all_interfaces()],
         check_port=check_free,
     ) as node:

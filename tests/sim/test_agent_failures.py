@@ -2,7 +2,6 @@
 
 import asyncio
 from functools import partial
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Never
 
@@ -12,7 +11,7 @@ from tests.support import virtual_time
 from tests.support.agent_rig import MANAGER, Rig, rig, simulated
 from weft.errors import OperationFailed
 from weft.linux.fake_echo import FakeEcho
-from weft.model.addresses import Port, Protocol
+from weft.model.addresses import Address, Port, Protocol
 from weft.model.assignment import Assignment, AssignmentChange
 from weft.model.ids import NodeId, TaskId
 from weft.model.service import PublishedPort
@@ -164,7 +163,7 @@ async def test_a_port_that_a_program_of_the_host_has_rejects_the_task(tmp_path: 
     made = Rig(tmp_path / "data", tasks=0)
     asked: list[tuple[Protocol, Port]] = []
 
-    def check(protocol: Protocol, port: Port, address: IPv4Address | None) -> Never:
+    def check(protocol: Protocol, port: Port, address: Address | None) -> Never:
         asked.append((protocol, port))
         raise OperationFailed(
             "failed to bind host port for 0.0.0.0:2222/tcp: address already in use"

@@ -8,6 +8,7 @@ import msgspec
 
 from tests.sim.test_cluster import leader, play, web
 from tests.simulation.cluster import SimCluster
+from weft.model.addresses import Address
 from weft.model.service import UpdateConfig
 from weft.network.kernel_state import HOST
 from weft.network.service_table import Published
@@ -16,7 +17,7 @@ LABEL = "weft.publish-address"
 OLD, NEW = IPv4Address("192.0.2.10"), IPv4Address("192.0.2.11")
 
 
-def published(cluster: SimCluster, host: str) -> dict[IPv4Address | None, int]:
+def published(cluster: SimCluster, host: str) -> dict[Address | None, int]:
     """Backends of port 8080 by address, as the mesh of the host knows them."""
     space = cluster.hosts[host].kernel.spaces.get(HOST)
     table = space.tables.get(("ip", "weft")) if space else None
@@ -24,7 +25,7 @@ def published(cluster: SimCluster, host: str) -> dict[IPv4Address | None, int]:
     return {it.address: len(s.backends) for it, s in found if isinstance(it, Published)}
 
 
-def everywhere(cluster: SimCluster, expected: dict[IPv4Address | None, int]) -> bool:
+def everywhere(cluster: SimCluster, expected: dict[Address | None, int]) -> bool:
     return all(published(cluster, host) == expected for host in cluster.hosts)
 
 

@@ -221,6 +221,11 @@ class Volumes(Protocol):
 class Networks(Protocol):
     """The networks that only this host has. Each change is an event."""
 
+    def get(self, reference: str) -> BridgeNetwork:
+        """`reference`: name, id or the beginning of an id. Raises `NotFound`, or `InvalidArgument`
+        for an ambiguous one."""
+        ...
+
     async def create(self, spec: BridgeNetworkSpec) -> BridgeNetwork:
         """Raises `Conflict`, `Forbidden`, `Exhausted` or `OperationFailed`."""
         ...

@@ -3,6 +3,7 @@
 A task's container is its service's: what would change it behind the manager's back is refused."""
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 
 import msgspec
@@ -35,6 +36,7 @@ from weft.control.requests.possible_limits import possible_limits
 from weft.errors import Conflict, InvalidArgument, NotFound, Unsupported
 from weft.model import references
 from weft.model.container import Container, ContainerState
+from weft.model.endpoint_settings import EndpointSettings
 from weft.model.ids import ContainerId
 from weft.model.limits import FurtherLimits
 from weft.model.service import Mount, Resources
@@ -63,6 +65,7 @@ async def create(call: Call) -> web.Response:
         read_only_trees=whole_trees_are_read_only(call.api_version),
     )
     validate_container(request)
+    _check_addresses(call, request.plain.networks)
     _check_image(call, wire.image)
     further, discarded = possible_limits(
         request.limits, request.further, call.node.info.missing_limits
@@ -75,6 +78,21 @@ async def create(call: Call) -> web.Response:
 def _inherited(call: Call, text: str) -> list[Mount]:
     name = text.partition(":")[0]
     return inherited_from(text, {name: _other(call, name).config.mount_points})
+
+
+def _check_addresses(call: Call, wanted: Iterable[EndpointSettings]) -> None:
+    """Raises `InvalidArgument` for an address of IPv6 that a network of this node cannot give."""
+    for settings in wanted:
+        if settings.ipv6_address is None:
+            continue
+        with suppress(NotFound):  # its start tells that
+            network = call.node.networks.get(settings.network)
+            try:
+                network.spec.check_ipv6(settings.ipv6_address)
+            except InvalidArgument as error:
+                raise InvalidArgument(
+                    f"invalid config for network {settings.network}: {error}"
+                ) from None
 
 
 def _other(call: Call, reference: str) -> Container:

@@ -91,9 +91,11 @@ def departure(trace: Trace, entry: object, protocol: str) -> Departure | str:
         )
     asked = steps[0].packet
     return Departure(
-        namespace=steps[0].namespace, source=begun.packet.source,
-        destination=asked.destination, port=asked.destination_port,
-    )  # fmt: skip
+        namespace=steps[0].namespace,
+        source=IPv4Address(begun.packet.source),
+        destination=IPv4Address(asked.destination),
+        port=asked.destination_port,
+    )
 
 
 def _is_translated_on_the_way(legs: Sequence[Leg]) -> bool:
@@ -112,7 +114,7 @@ def target_address(legs: Sequence[Leg]) -> IPv4Address | None:
     """Where the packet would go, after all translations that the walk knows of."""
     steps: list[Step] = [s for leg in legs if leg.passage is not None for s in leg.passage.steps]
     inner = [step for step in steps if not _is_between_hosts(step)]
-    return inner[-1].packet.destination if inner else None
+    return IPv4Address(inner[-1].packet.destination) if inner else None
 
 
 def _is_between_hosts(step: Step) -> bool:

@@ -204,6 +204,7 @@ class WeftNode:
             no_esp=self._no_esp,
             namespaces=directory,
             routes=host.routes,
+            ipv6_routes=host.ipv6_routes,
             foreign_links=lambda: [interface.name for interface in host.all_interfaces()],
             records=self._options.data_root / "networks",
         )

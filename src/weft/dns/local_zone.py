@@ -7,9 +7,10 @@ on that network. On networks of the swarm, it sees what the swarm's tasks see th
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv6Address
 
 from weft.dns.zone import Addresses, NetworkNames, Zone, ndots
+from weft.model.addresses import AnyAddress
 from weft.model.assignment import NetworkView
 from weft.model.bridge_network import SHORT_ID, BridgeNetwork
 from weft.model.ids import NetworkId
@@ -40,18 +41,25 @@ def local_zone(
 
 def network_names(network: BridgeNetwork, places: Iterable[LocalSandbox]) -> NetworkNames:
     addresses: dict[str, Addresses] = {}
-    pointers: dict[IPv4Address, str] = {}
+    six: dict[str, tuple[IPv6Address, ...]] = {}
+    pointers: dict[AnyAddress, str] = {}
     for place in places:
         for endpoint in place.endpoints:
             if endpoint.network != network.id:
                 continue
             own = (place.name, place.hostname, place.container[:SHORT_ID], *endpoint.aliases)
+            found = endpoint.ipv6_address
             for name in {name.lower() for name in own} - {""}:
                 addresses[name] = (*addresses.get(name, ()), endpoint.address.ip)
+                if found is not None:
+                    six[name] = (*six.get(name, ()), found.ip)
             pointers[endpoint.address.ip] = place.name
+            if found is not None:
+                pointers[found.ip] = place.name
     return NetworkNames(
         network=network.name.lower(),
         internal=network.spec.internal,
         addresses=addresses,
         pointers=pointers,
+        ipv6_addresses=six,
     )

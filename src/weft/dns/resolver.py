@@ -5,13 +5,14 @@ A query to 127.0.0.11 comes here as bytes. The result is the answer in bytes, `F
 host's servers), or None (send nothing: the message was an answer, or too short to answer). No
 message from a container raises.
 
-A name of the container's networks is answered with its IPv4 addresses in random order, TTL 600.
-AAAA and MX queries for that name get an empty answer, not "no such name": otherwise the client
-would believe that there is no A record either. All other queries are forwarded.
+A name of the container's networks is answered with its addresses in random order, TTL 600: an A
+query with those of IPv4, an AAAA query with those of IPv6. Without such addresses, and to an MX
+query, the answer is empty, not "no such name": otherwise the client would believe that there is no
+other record either. All other queries are forwarded.
 """
 
-from ipaddress import AddressValueError, IPv4Address
-from typing import Literal, Protocol
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -19,10 +20,12 @@ from weft.dns import codec
 from weft.dns.codec import Message, Question, Record
 from weft.dns.zone import Zone
 from weft.errors import InvalidArgument
+from weft.model.addresses import AnyAddress
 
 TTL = 600
 """Seconds, as in Docker Swarm."""
-REVERSE = ".in-addr.arpa"
+REVERSE, IPV6_REVERSE = ".in-addr.arpa", ".ip6.arpa"
+_NIBBLES = 32
 
 Transport = Literal["udp", "tcp"]
 
@@ -36,7 +39,7 @@ class Forward(msgspec.Struct, frozen=True):
 class Shuffler(Protocol):
     """The part of `random.Random` that is needed."""
 
-    def shuffle(self, x: list[IPv4Address], /) -> None: ...
+    def shuffle(self, x: list[Any], /) -> None: ...
 
 
 def answer(
@@ -86,23 +89,33 @@ def _records(question: Question, zone: Zone, rng: Shuffler) -> list[Record] | No
         # complete name (D.9.2).
         single = zone.ndots > 0 and "." not in question.name and question.type != codec.MX
         return [] if single and question.name else None
-    if question.type != codec.A:
+    if question.type == codec.MX:
         return []
-    shuffled = list(addresses)
+    is_a = question.type == codec.A
+    shuffled = [*(addresses if is_a else zone.ipv6_addresses(question.name))]
     rng.shuffle(shuffled)
-    return [Record(question.name, codec.A, TTL, address) for address in shuffled]
+    return [Record(question.name, question.type, TTL, address) for address in shuffled]
 
 
 def _pointer(question: Question, zone: Zone) -> list[Record] | None:
-    name = question.name.lower()
-    if not name.endswith(REVERSE):
-        return None
-    try:
-        address = IPv4Address(".".join(reversed(name.removesuffix(REVERSE).split("."))))
-    except AddressValueError:
-        return None
-    found = zone.pointer(address)
+    address = _asked_address(question.name.lower())
+    found = None if address is None else zone.pointer(address)
     return None if found is None else [Record(question.name, codec.PTR, TTL, found)]
+
+
+def _asked_address(name: str) -> AnyAddress | None:
+    """RFC 1035 section 3.5: the octets from the last to the first; RFC 3596 section 2.5: the
+    nibbles."""
+    try:
+        if name.endswith(REVERSE):
+            return IPv4Address(".".join(reversed(name.removesuffix(REVERSE).split("."))))
+        nibbles = name.removesuffix(IPV6_REVERSE).split(".")
+        if name.endswith(IPV6_REVERSE) and len(nibbles) == _NIBBLES:
+            digits = "".join(reversed(nibbles))
+            return IPv6Address(":".join(digits[i : i + 4] for i in range(0, _NIBBLES, 4)))
+    except AddressValueError:
+        pass
+    return None
 
 
 def _reply(query: Message, records: list[Record], transport: Transport) -> bytes:

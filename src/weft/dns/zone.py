@@ -16,10 +16,11 @@ A `NetworkNames` is the same for all containers of a network: make it once per `
 """
 
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import msgspec
 
+from weft.model.addresses import AnyAddress
 from weft.model.assignment import EndpointRecord, NetworkView, Overlays
 from weft.model.ids import NetworkId
 from weft.model.numbers import decimal
@@ -38,8 +39,10 @@ class NetworkNames(msgspec.Struct, frozen=True, kw_only=True):
     internal: bool
     addresses: Mapping[str, Addresses]
     """An empty tuple: the name exists, but no task serves it."""
-    pointers: Mapping[IPv4Address, str]
+    pointers: Mapping[AnyAddress, str]
     """The task's name, by address."""
+    ipv6_addresses: Mapping[str, tuple[IPv6Address, ...]] = {}
+    """Of names that are in `addresses` too."""
 
     @classmethod
     def of(cls, view: NetworkView) -> "NetworkNames":
@@ -78,7 +81,17 @@ class Zone(msgspec.Struct, frozen=True, kw_only=True):
                 return found
         return None
 
-    def pointer(self, address: IPv4Address) -> str | None:
+    def ipv6_addresses(self, name: str) -> tuple[IPv6Address, ...]:
+        """Those of the first network that has any for the name."""
+        name = name.lower()
+        own = (network.ipv6_addresses.get(name) for network in self.networks)
+        full = (
+            network.ipv6_addresses.get(name.removesuffix(f".{network.network}"))
+            for network in self.networks
+        )
+        return next(filter(None, (*own, *full)), ())
+
+    def pointer(self, address: AnyAddress) -> str | None:
         """`<name>.<network>` of the task that has the address."""
         for network in self.networks:
             name = network.pointers.get(address)

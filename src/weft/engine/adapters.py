@@ -5,14 +5,14 @@ import socket
 import typing
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 
 import msgspec
 
 from weft.errors import OperationFailed
 from weft.linux.base import ConnectionWatch, EspEngine, Kernel, PacketTap
-from weft.model.addresses import Port, Protocol
+from weft.model.addresses import Address, Port, Protocol
 from weft.model.capture import Instruction
 from weft.model.flows import TrackedTable
 from weft.model.meta import Nanoseconds
@@ -66,9 +66,9 @@ CountTcp = Callable[[int], TcpCounts]
 """What was counted so far in the network namespace of the process with that id; zeros if there is no
 such process."""
 
-CheckPort = Callable[[Protocol, Port, IPv4Address | None], None]
-"""Raises `OperationFailed` if a program of the host has the port, on that address or on any
-(None)."""
+CheckPort = Callable[[Protocol, Port, Address | None], None]
+"""Raises `OperationFailed` if a program of the host has the port, on that address or on any of IPv4
+(None) or IPv6 (`::`)."""
 
 OpenTap = Callable[[Path | None, str, Sequence[Instruction], int], Awaitable[PacketTap]]
 """(namespace file, interface, filter, bytes of memory) -> the packets of the interface. Raises
@@ -155,7 +155,7 @@ async def _all_answer(
     return asked
 
 
-def _no_programs(protocol: Protocol, port: Port, address: IPv4Address | None) -> None:
+def _no_programs(protocol: Protocol, port: Port, address: Address | None) -> None:
     """Raises nothing: no other programs run."""
 
 
@@ -205,6 +205,8 @@ class NetworkAdapters:
     """The directory of the namespace files."""
     routes: Callable[[], Sequence[IPv4Network]] = tuple
     """Subnets that this host has routes to."""
+    ipv6_routes: Callable[[], Sequence[IPv6Network]] = tuple
+    """As `routes`."""
     foreign_links: Callable[[], Collection[str]] = tuple
     """Names of the host's interfaces that are not Weft's."""
     records: Path | None = None

@@ -2,12 +2,12 @@
 host. Pure, with Docker's texts for what cannot be had."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 from weft.errors import Exhausted, Forbidden, InvalidArgument, OperationFailed
-from weft.model.addresses import Port, Protocol
+from weft.model.addresses import Address, Port, Protocol
 from weft.model.bridge_network import BridgeNetwork
-from weft.model.host_ports import HostPort, HostPorts
+from weft.model.host_ports import ANY_IPV6, HostPort, HostPorts
 from weft.model.network import Pool
 from weft.model.service import PublishedPort
 
@@ -19,7 +19,10 @@ POOLS = (
 EPHEMERAL = range(32768, 61000)
 """Ports of the host for containers whose users name none: the kernel's own range, as in Docker."""
 OVERLAP = "invalid pool request: Pool overlaps with other one on this address space"
-Check = Callable[[Protocol, Port, IPv4Address | None], None]
+Check = Callable[[Protocol, Port, Address | None], None]
+Places = tuple[Address | None, ...]
+"""Where on the host a port is published: as `PublishedPort.host_address`, one or one of each
+family."""
 
 
 def choose_subnet(taken: Iterable[IPv4Network]) -> IPv4Network:
@@ -81,7 +84,7 @@ class _Held:
 
     def __init__(self, taken: Iterable[HostPort]) -> None:
         self._ports = HostPorts.of(taken)
-        self._searches: dict[tuple[range, Protocol, IPv4Address | None], Iterator[Port]] = {}
+        self._searches: dict[tuple[range, Protocol, Places], Iterator[Port]] = {}
 
     def add(self, port: HostPort) -> None:
         self._ports.count(port, 1)
@@ -89,11 +92,9 @@ class _Held:
     def has(self, wanted: HostPort) -> bool:
         return self._ports.has(wanted)
 
-    def untried(
-        self, numbers: range, protocol: Protocol, address: IPv4Address | None
-    ) -> Iterator[Port]:
+    def untried(self, numbers: range, protocol: Protocol, places: Places) -> Iterator[Port]:
         """Goes on where the last search ended: what was taken then is taken still."""
-        return self._searches.setdefault((numbers, protocol, address), iter(numbers))
+        return self._searches.setdefault((numbers, protocol, places), iter(numbers))
 
 
 def choose_ports(
@@ -101,28 +102,50 @@ def choose_ports(
     binding: IPv4Address | None,
     taken: Iterable[HostPort],
     check: Check,
+    has_ipv6: bool = False,
 ) -> tuple[PublishedPort, ...]:
     """All the ports, or none. A port that is wanted under one number gets it before others choose
     theirs. `binding`: the host's address for ports that name none. `taken`: by other containers, by
     the swarm, by the daemon. `check`: raises `OperationFailed` if a program of the host has the
-    port. Raises `OperationFailed`."""
+    port. `has_ipv6`: a port that names no address is open in both families. Raises
+    `OperationFailed`."""
     held = _Held(taken)
-    chosen: dict[int, PublishedPort] = {}
+    chosen: dict[int, list[PublishedPort]] = {}
     for place in sorted(range(len(wanted)), key=lambda place: len(_numbers(wanted[place])) > 1):
         port, numbers = wanted[place], _numbers(wanted[place])
-        address = port.host_address or binding
+        places = _places(port, binding, has_ipv6)
         choose = _free_port if len(numbers) > 1 else _own_port
-        number = choose(port, numbers, held, address, check)
-        held.add(HostPort(port.protocol, number, address))
-        chosen[place] = PublishedPort(
-            target=port.target,
-            published=number,
-            protocol=port.protocol,
-            mode="host",
-            name=port.name,
-            host_address=address,
-        )
-    return tuple(chosen[place] for place in range(len(wanted)))
+        number = choose(port, numbers, held, places, check)
+        chosen[place] = []
+        for address in places:
+            held.add(HostPort(port.protocol, number, address))
+            chosen[place].append(
+                PublishedPort(
+                    target=port.target,
+                    published=number,
+                    protocol=port.protocol,
+                    mode="host",
+                    name=port.name,
+                    host_address=address,
+                )
+            )
+    return tuple(port for place in range(len(wanted)) for port in chosen[place])
+
+
+def _places(port: PublishedPort, binding: IPv4Address | None, has_ipv6: bool) -> Places:
+    named = port.host_address
+    if isinstance(named, IPv6Address):
+        if not has_ipv6:
+            raise OperationFailed(
+                f"cannot publish port {port.target}/{port.protocol} at [{named}]: the container has"
+                " no network with IPv6 that leads outside"
+            )
+        return (named,)
+    if named is not None and not named.is_unspecified:
+        return (named,)
+    if binding is not None or named is not None or not has_ipv6:
+        return (binding,)
+    return None, ANY_IPV6
 
 
 def _numbers(port: PublishedPort) -> range:
@@ -137,17 +160,18 @@ def _own_port(
     port: PublishedPort,
     numbers: range,
     held: _Held,
-    address: IPv4Address | None,
+    places: Places,
     check: Check,
 ) -> Port:
     """The only one that will do."""
-    if held.has(HostPort(port.protocol, numbers[0], address)):
-        raise taken_port(address, numbers[0])
-    check(port.protocol, numbers[0], address)
+    for address in places:
+        if held.has(HostPort(port.protocol, numbers[0], address)):
+            raise taken_port(address, numbers[0])
+        check(port.protocol, numbers[0], address)
     return numbers[0]
 
 
-def taken_port(address: IPv4Address | None, number: Port) -> OperationFailed:
+def taken_port(address: Address | None, number: Port) -> OperationFailed:
     """The error for a port of the host that another container publishes."""
     return OperationFailed(
         f"Bind for {address or '0.0.0.0'}:{number} failed: port is already allocated"
@@ -158,15 +182,16 @@ def _free_port(
     port: PublishedPort,
     numbers: range,
     held: _Held,
-    address: IPv4Address | None,
+    places: Places,
     check: Check,
 ) -> Port:
-    """The first that is free."""
-    for number in held.untried(numbers, port.protocol, address):
-        if held.has(HostPort(port.protocol, number, address)):
+    """The first that is free in all places."""
+    for number in held.untried(numbers, port.protocol, places):
+        if any(held.has(HostPort(port.protocol, number, address)) for address in places):
             continue
         try:
-            check(port.protocol, number, address)
+            for address in places:
+                check(port.protocol, number, address)
         except OperationFailed:
             continue
         return number

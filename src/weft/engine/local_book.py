@@ -3,7 +3,7 @@ next one gets. It decides and remembers; `local_networks.py` carries out."""
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 import msgspec
 
@@ -16,6 +16,7 @@ from weft.engine.local_allocation import (
     choose_ports,
     choose_subnet,
 )
+from weft.engine.local_ipv6 import choose_ipv6, new_pool
 from weft.engine.local_records import LocalRecords
 from weft.engine.sandboxes import choose_gateway, lowest_free
 from weft.errors import (
@@ -42,7 +43,7 @@ from weft.model.network import Pool
 from weft.model.network_lookup import NOT_FOUND, find_network
 from weft.model.sandbox import Sandbox
 from weft.model.service import PublishedPort
-from weft.network import bridge
+from weft.network import bridge, bridge_ipv6
 from weft.network.attached import sandbox_of
 from weft.network.desired import LocalPart, SwarmPart
 from weft.network.own_ports import swarm_ports
@@ -197,11 +198,14 @@ class LocalBook:
         if spec.pool is not None:
             check_subnet(spec.pool.subnet, taken)
         pool = spec.pool or Pool(choose_subnet([*taken, *self._adapters.routes()]))
+        six = new_pool(spec, self._default, self._ipv6_subnets(), self._adapters.ipv6_routes())
         network = BridgeNetwork(
             id=NetworkId(hex_id(self._origin.entropy(CONTAINER_ID_BYTES))),
             spec=spec,
             subnet=pool.subnet,
             gateway=pool.gateway_or_first(),
+            ipv6_subnet=six.subnet if six is not None else None,
+            ipv6_gateway=six.gateway if six is not None else None,
             created_at=self._origin.clock(),
         )
         self.check_device(network)
@@ -223,6 +227,9 @@ class LocalBook:
             created_at=self._origin.clock(),
             is_default=True,
         )
+
+    def _ipv6_subnets(self) -> Iterator[IPv6Network]:
+        return (n.ipv6_subnet for n in self.networks.values() if n.ipv6_subnet is not None)
 
     def _subnets_of_swarm(self) -> list[IPv4Network]:
         part = self._swarm()
@@ -251,8 +258,9 @@ class LocalBook:
         """Raises a `WeftError`."""
         network = self._network_for(place, wanted)
         self.check_device(network)
-        held = [e.address.ip for other in self.sandboxes.values() for e in other.endpoints]
-        address = choose_address(network, held, wanted.address)
+        others = [e for other in self.sandboxes.values() for e in other.endpoints]
+        address = choose_address(network, [e.address.ip for e in others], wanted.address)
+        six = [e.ipv6_address.ip for e in others if e.ipv6_address is not None]
         number = _free_number(place.name, place.numbers)
         endpoint = BridgeEndpoint(
             network=network.id,
@@ -260,6 +268,9 @@ class LocalBook:
             address=local_views.interface(network, address),
             mac=wanted.mac.lower() or mac_for(address),
             aliases=wanted.aliases,
+            ipv6_address=None
+            if bridge_ipv6.is_off(place.sysctls)
+            else choose_ipv6(network, six, wanted.ipv6_address),
         )
         return msgspec.structs.replace(place, endpoints=(*place.endpoints, endpoint))
 
@@ -272,7 +283,8 @@ class LocalBook:
         if network.is_default and not self._is_settled:
             network = self.networks[self._default] = self._new_default()
         causes = []
-        if network.is_default and wanted.address is not None:
+        named = wanted.address is not None or wanted.ipv6_address is not None
+        if network.is_default and named:
             causes.append("user-specified IP address is supported on user-defined networks only")
         if network.is_default and wanted.aliases:
             causes.append("network-scoped aliases are only supported for user-defined networks")
@@ -332,7 +344,9 @@ class LocalBook:
         network = self.networks[way_in.network] if way_in is not None else None
         check, binding = self._adapters.check_port, network.spec.binding if network else None
         try:
-            chosen = choose_ports(ports, binding, self._taken_ports(place.container), check)
+            has_ipv6 = bridge_ipv6.outlet(place, self.networks) is not None
+            taken = self._taken_ports(place.container)
+            chosen = choose_ports(ports, binding, taken, check, has_ipv6)
         except OperationFailed as error:
             id = place.id if network is None else local_views.endpoint_id(network, place)
             raise OperationFailed(

@@ -91,6 +91,11 @@ class LocalOverlays:
                 f"cannot connect container {place.name} to network {wanted.network}: MAC address"
                 f" {wanted.mac} is not supported by Weft on networks of the swarm"
             )
+        if wanted.ipv6_address is not None:
+            raise Unsupported(
+                f"cannot connect container {place.name} to network {wanted.network}: IPv6 address"
+                f" {wanted.ipv6_address} is not supported by Weft on networks of the swarm"
+            )
         container = AttachedContainer(
             container=place.container,
             name=place.name,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Interface
 
 from weft.engine.views import digest
-from weft.model.bridge_network import BridgeNetwork
+from weft.model.bridge_network import BridgeNetwork, Ipv6Pool
 from weft.model.local_network import LocalEndpoint, LocalNetwork
 from weft.model.local_sandbox import BridgeEndpoint, LocalSandbox
 
@@ -29,6 +29,7 @@ def shown(network: BridgeNetwork, places: Sequence[LocalSandbox]) -> LocalNetwor
         pools=((network.subnet, str(network.gateway)),),
         ip_range=pool.ip_range if pool is not None else None,
         reserved=pool.reserved if pool is not None else {},
+        ipv6_pool=_ipv6_pool(network),
         internal=spec.internal,
         attachable=spec.attachable,
         options=_DEFAULT_OPTIONS if network.is_default else spec.options,
@@ -42,6 +43,13 @@ def shown(network: BridgeNetwork, places: Sequence[LocalSandbox]) -> LocalNetwor
     )
 
 
+def _ipv6_pool(network: BridgeNetwork) -> Ipv6Pool | None:
+    if network.ipv6_subnet is None:
+        return None
+    asked = network.spec.ipv6_pool or Ipv6Pool(network.ipv6_subnet)
+    return Ipv6Pool(network.ipv6_subnet, network.ipv6_gateway, asked.ip_range, asked.reserved)
+
+
 def endpoint(network: BridgeNetwork, place: LocalSandbox, own: BridgeEndpoint) -> LocalEndpoint:
     return LocalEndpoint(
         key=place.container,
@@ -50,6 +58,7 @@ def endpoint(network: BridgeNetwork, place: LocalSandbox, own: BridgeEndpoint) -
         address=own.address,
         aliases=own.aliases,
         mac=own.mac,
+        ipv6_address=own.ipv6_address,
     )
 
 

@@ -2,7 +2,7 @@
 it is made, and the part that it gets with its network each time it is started. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 
 import msgspec
 
@@ -17,7 +17,7 @@ from weft.engine.container_config import (
 )
 from weft.engine.local_allocation import WantedPort
 from weft.errors import Conflict, InvalidArgument, NotFound
-from weft.model.addresses import Port, Protocol
+from weft.model.addresses import Address, Port, Protocol
 from weft.model.container import Container, ContainerConfig, ContainerState, ImageConfig
 from weft.model.container_request import ContainerRequest
 from weft.model.ids import ContainerId
@@ -37,7 +37,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Id of its sandbox; empty if it has none."""
     namespace: str = ""
     """Name of its sandbox's namespace."""
-    addresses: Sequence[IPv4Address] = ()
+    addresses: Sequence[Address] = ()
     """Its own."""
     gateway: IPv4Address = LOOPBACK
     """This host, as the container sees it."""
@@ -132,7 +132,7 @@ def wanted_ports(
             last=binding.last,
             protocol=binding.protocol,
             mode="host",
-            host_address=IPv4Address(binding.address) if binding.address else None,
+            host_address=ip_address(binding.address) if binding.address else None,
         )
         for binding in plain.ports
     ]

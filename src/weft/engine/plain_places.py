@@ -26,7 +26,7 @@ def place_of(engine: Engine, config: ContainerConfig, hostname: str) -> Place:
         place,
         sandbox=sandbox.id,
         namespace=sandbox.key,
-        addresses=tuple(address.ip for address in sandbox.addresses),
+        addresses=sandbox.own_addresses,
         has_names=engine.local.has_names(config.id),
     )
 

@@ -13,17 +13,25 @@ import errno
 import socket
 import struct
 from collections.abc import Collection, Iterable, Iterator
-from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from weft.errors import OperationFailed, cause_of
-from weft.linux.netlink.attributes import attribute, decode, ipv4, nested, u8, u16_network, u32
+from weft.linux.netlink import attributes
+from weft.linux.netlink.attributes import (
+    attribute,
+    decode,
+    nested,
+    to_address,
+    u8,
+    u16_network,
+    u32,
+)
 from weft.linux.netlink.conntrack import (
     DELETE,
-    GENERIC,
     GET,
     ID,
     IP_V4_SRC,
+    IP_V6_SRC,
     PROTO_DST_PORT,
     PROTO_NUM,
     SEEN_REPLY,
@@ -37,6 +45,7 @@ from weft.linux.netlink.conntrack import (
 )
 from weft.linux.netlink.message import Request
 from weft.linux.netlink.socket import NETLINK_NETFILTER, NetlinkSocket
+from weft.model.addresses import Address
 from weft.network.flows import Answered, Asked, Stale
 
 _FILTER, _STATUS_MASK = 25, 26
@@ -44,6 +53,8 @@ _ORIG_FLAGS, _REPLY_FLAGS = 1, 2
 _BY_SOURCE, _BY_PROTOCOL, _BY_PORT = 1 << 0, 1 << 3, 1 << 5
 """`CTA_FILTER_F_*` in `net/netfilter/nf_internals.h`."""
 _NESTED = 0x8000
+_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+_HEADER = struct.Struct("=BBH")
 _NUMBERS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 MANY = 40
 """Number of filters from which on it is cheaper to read all flows once than to let the kernel
@@ -52,7 +63,8 @@ search for each."""
 
 class Flow(NamedTuple):
     protocol: int
-    reply_source: IPv4Address
+    family: int
+    reply_source: Address
     """The address that answers: the backend, after all translation."""
     port: int
     """The destination port that the client asked for."""
@@ -112,10 +124,12 @@ def _flushes(stale: Stale) -> list[Request]:
     """Requests to delete by filter. A kernel without such filters takes each for the description of
     one flow, finds its tuple incomplete, and says EINVAL."""
     if isinstance(stale, Answered):
-        address = nested(TUPLE_IP | _NESTED, ipv4(IP_V4_SRC, stale.address))
+        is_ipv6 = stale.address.version == 6
+        kind = IP_V6_SRC if is_ipv6 else IP_V4_SRC
+        address = nested(TUPLE_IP | _NESTED, attributes.address(kind, stale.address))
         flags = u32(_REPLY_FLAGS, _BY_SOURCE | _BY_PROTOCOL)
         return [
-            _flush(flags, TUPLE_REPLY, address, u8(PROTO_NUM, protocol), mask=mask)
+            _flush(is_ipv6, flags, TUPLE_REPLY, address, u8(PROTO_NUM, protocol), mask=mask)
             for protocol, mask in ((socket.IPPROTO_UDP, 0), (socket.IPPROTO_TCP, SEEN_REPLY))
         ]
     number = _NUMBERS.get(stale.protocol)
@@ -123,13 +137,16 @@ def _flushes(stale: Stale) -> list[Request]:
         return []
     mask = TRANSLATED | (SEEN_REPLY if stale.protocol == "tcp" else 0)
     wanted = u8(PROTO_NUM, number) + u16_network(PROTO_DST_PORT, stale.port)
-    return [_flush(u32(_ORIG_FLAGS, _BY_PROTOCOL | _BY_PORT), TUPLE_ORIG, b"", wanted, mask=mask)]
+    flags = u32(_ORIG_FLAGS, _BY_PROTOCOL | _BY_PORT)
+    return [_flush(stale.is_ipv6, flags, TUPLE_ORIG, b"", wanted, mask=mask)]
 
 
-def _flush(flags: bytes, tuple_: int, address: bytes, protocol: bytes, mask: int) -> Request:
+def _flush(
+    is_ipv6: bool, flags: bytes, tuple_: int, address: bytes, protocol: bytes, mask: int
+) -> Request:
     """A request to delete all flows with such a tuple. `mask`: bits that the status of the flows
     must not have."""
-    body = GENERIC + nested(_FILTER | _NESTED, flags)
+    body = _HEADER.pack(_FAMILIES[is_ipv6], 0, 0) + nested(_FILTER | _NESTED, flags)
     body += nested(tuple_ | _NESTED, address, nested(TUPLE_PROTO | _NESTED, protocol))
     if mask:
         body += attribute(STATUS, bytes(4)) + attribute(_STATUS_MASK, struct.pack("!I", mask))
@@ -139,30 +156,37 @@ def _flush(flags: bytes, tuple_: int, address: bytes, protocol: bytes, mask: int
 def _find_and_delete(channel: NetlinkSocket, stale: Collection[Stale]) -> None:
     sources = {each.address for each in stale if isinstance(each, Answered)}
     ports = {
-        (_NUMBERS[each.protocol], each.port)
+        (_FAMILIES[each.is_ipv6], _NUMBERS[each.protocol], each.port)
         for each in stale
         if isinstance(each, Asked) and each.protocol in _NUMBERS
     }
     packed = [source.packed for source in sources]
-    dumped = channel.dump(GET, GENERIC)
+    families = {_FAMILIES[source.version == 6] for source in sources} | {key[0] for key in ports}
+    dumped = (
+        body for each in sorted(families) for body in channel.dump(GET, _HEADER.pack(each, 0, 0))
+    )
     candidates = (body for body in dumped if ports or any(source in body for source in packed))
     flows = [flow for flow in map(decode_flow, candidates) if flow is not None and flow.is_stuck]
     wanted = [
         f
         for f in flows
-        if f.reply_source in sources or ((f.protocol, f.port) in ports and not f.translated)
+        if f.reply_source in sources
+        or ((f.family, f.protocol, f.port) in ports and not f.translated)
     ]
-    errors = channel.execute([Request(DELETE, 0, GENERIC + flow.key) for flow in wanted])
+    errors = channel.execute(
+        [Request(DELETE, 0, _HEADER.pack(flow.family, 0, 0) + flow.key) for flow in wanted]
+    )
     for error in errors.values():
         if error.errno != errno.ENOENT:
             raise error
 
 
 def decode_flow(body: bytes) -> Flow | None:
-    found = decode(body, len(GENERIC))
+    found = decode(body, _HEADER.size)
     reply = decode(found.get(TUPLE_REPLY, b""))
     protocol = decode(reply.get(TUPLE_PROTO, b"")).get(PROTO_NUM)
-    source = decode(reply.get(TUPLE_IP, b"")).get(IP_V4_SRC)
+    addresses = decode(reply.get(TUPLE_IP, b""))
+    source = addresses.get(IP_V4_SRC) or addresses.get(IP_V6_SRC)
     if not protocol or source is None:
         return None
     port = decode(decode(found.get(TUPLE_ORIG, b"")).get(TUPLE_PROTO, b"")).get(
@@ -172,7 +196,8 @@ def decode_flow(body: bytes) -> Flow | None:
     status = int.from_bytes(found.get(STATUS, b""), "big")
     return Flow(
         protocol[0],
-        IPv4Address(source),
+        _FAMILIES[len(source) == 16],
+        to_address(source),
         int.from_bytes(port, "big"),
         key,
         bool(status & SEEN_REPLY),

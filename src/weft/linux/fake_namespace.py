@@ -14,9 +14,8 @@ operation.
 
 import re
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
-from weft.model.addresses import MacAddress
+from weft.model.addresses import Address, Interface, MacAddress, Subnet
 from weft.network.diff import device_of
 from weft.network.kernel_state import (
     HOST,
@@ -64,7 +63,7 @@ class Device:
         self.mac = link.mac or mac
         self.peer: Device | None = None
         self.master: Device | None = None
-        self.addresses: list[IPv4Interface] = []
+        self.addresses: list[Interface] = []
         """The kernel uses the first one as source address."""
         self.up = False
         self.port = BridgePort()
@@ -96,9 +95,9 @@ class FakeNamespace:
     def __init__(self, name: str) -> None:
         self.name = name
         self.devices: dict[str, Device] = {}
-        self.neighbours: dict[tuple[str, IPv4Address], Neighbour] = {}
+        self.neighbours: dict[tuple[str, Address], Neighbour] = {}
         self.forwarding: dict[tuple[str, MacAddress], ForwardingEntry] = {}
-        self.routes: dict[tuple[int, IPv4Network], Route] = {}
+        self.routes: dict[tuple[int, Subnet], Route] = {}
         self.rules: set[Rule] = set()
         self.sysctls: dict[str, str] = {}
         self.tables: dict[tuple[str, str], Table] = {}
@@ -171,12 +170,12 @@ class FakeNamespace:
 
     # --- addresses, neighbours, forwarding entries
 
-    def add_address(self, name: str, address: IPv4Interface) -> None:
+    def add_address(self, name: str, address: Interface) -> None:
         device = self.device(name)
         if address not in device.addresses:
             device.addresses.append(address)
 
-    def remove_address(self, name: str, address: IPv4Interface) -> None:
+    def remove_address(self, name: str, address: Interface) -> None:
         device = self.device(name)
         if address not in device.addresses:
             raise Refused("Cannot assign requested address")
@@ -191,7 +190,7 @@ class FakeNamespace:
             self._drop_routes(name)
             self._drop_neighbours(name)
 
-    def is_local(self, address: IPv4Address) -> bool:
+    def is_local(self, address: Address) -> bool:
         return address.is_loopback or any(
             address == a.ip for d in self.devices.values() for a in d.addresses
         )

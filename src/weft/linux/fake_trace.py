@@ -2,7 +2,7 @@
 which outlives the walks."""
 
 from collections.abc import Mapping
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from weft.linux.fake_namespace import Device as FakeDevice
 from weft.linux.fake_namespace import FakeNamespace
@@ -12,7 +12,7 @@ from weft.network.trace.flights import Memory
 from weft.network.trace.host import Device, Space
 from weft.network.trace.nft import Ruleset
 
-LOCAL = IPv4Network("127.0.0.0/8")
+LOCAL = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 
 
 class FakeMemory(Memory):
@@ -44,12 +44,12 @@ def space_of(space: FakeNamespace, *, strict: bool) -> Space:
         for device in space.devices.values()
         if device.up
         for address in device.addresses
-        if address.network.prefixlen < 32
+        if address.network.prefixlen < address.max_prefixlen
     ]
     return Space(
         name=space.name,
         devices={name: _device(device) for name, device in space.devices.items()},
-        local=(LOCAL, *(IPv4Network(a.ip) for d in space.devices.values() for a in d.addresses)),
+        local=(*LOCAL, *(ip_network(a.ip) for d in space.devices.values() for a in d.addresses)),
         neighbours={key: neighbour.mac for key, neighbour in space.neighbours.items()},
         tunnels={(e.device, e.mac): e.vtep for e in entries if e.vtep is not None},
         ports=ports,

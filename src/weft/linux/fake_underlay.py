@@ -11,11 +11,11 @@ A journey is one packet from the process that sends it (or from outside) to wher
 walks its own part (`network/trace/walk.py`); this file is the wire between them.
 """
 
-from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from weft.linux.fake import UPLINK, FakeKernel
 from weft.linux.fake_trace import FakeMemory, space_of
+from weft.model.addresses import Address
 from weft.model.trace import (
     CauseKind,
     Datagram,
@@ -107,7 +107,7 @@ class FakeUnderlay:
         packet = exit.datagram.packet.reversed()
         return self._from_outside(packet, self.host_of(packet.destination))
 
-    def host_of(self, address: IPv4Address) -> str | None:
+    def host_of(self, address: Address) -> str | None:
         """The host that has the address on its uplink."""
         return next(
             (name for name, kernel in self.hosts.items() if address in uplink_addresses(kernel)),
@@ -156,5 +156,5 @@ class FakeUnderlay:
         return passage
 
 
-def uplink_addresses(kernel: FakeKernel) -> list[IPv4Address]:
+def uplink_addresses(kernel: FakeKernel) -> list[Address]:
     return [address.ip for address in kernel.spaces[HOST].devices[UPLINK].addresses]

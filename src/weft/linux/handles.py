@@ -25,8 +25,8 @@ _MARK = str(int.from_bytes(b"WEFT", "big"))
 """Marks a namespace as made by us, since Docker's have names like ours. The mark is a number that
 the kernel keeps with every interface and leaves to the administrator's use (`ip-sysctl.rst`,
 `tag`)."""
-_ROUTE_GROUPS = (1, 3, 5, 7, 8)
-"""RTNLGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE."""
+_ROUTE_GROUPS = (1, 3, 5, 7, 8, 9, 11)
+"""RTNLGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE."""
 _SOCKETS = (
     (NETLINK_ROUTE, ()),
     (NETLINK_NETFILTER, ()),

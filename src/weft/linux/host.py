@@ -7,7 +7,7 @@ Everything is read in the namespace of the calling thread, afresh at each call.
 import errno
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Network
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +43,8 @@ def all_interfaces() -> list[Interface]:
     try:
         found: dict[int, list[IPv4Interface]] = {}
         for info in map(address.decode_address, channel.dump(*address.dump_addresses())):
-            found.setdefault(info.device, []).append(info.address)
+            if isinstance(info.address, IPv4Interface):
+                found.setdefault(info.device, []).append(info.address)
         return [
             Interface(info.name, info.kind, info.up, info.mtu, tuple(found.get(info.device, ())))
             for info in map(link.decode_link, channel.dump(*link.dump_links()))
@@ -58,7 +59,8 @@ def addresses_of(name: str) -> list[IPv4Interface]:
     channel = NetlinkSocket()
     try:
         found = map(address.decode_address, channel.dump(*address.dump_addresses()))
-        return [info.address for info in found if info.label == name]
+        known = ((info.label, info.address) for info in found)
+        return [own for label, own in known if label == name and isinstance(own, IPv4Interface)]
     finally:
         channel.close()
 
@@ -224,9 +226,22 @@ def routes() -> list[IPv4Network]:
         found = set()
         for info in map(route.decode_route, channel.dump(*route.dump_routes())):
             device = names.get(info.device, "") if info.device is not None else ""
-            if info.table == MAIN_TABLE and info.destination.prefixlen and not owns_link(device):
-                found.add(info.destination)
+            is_other = info.table == MAIN_TABLE and not owns_link(device)
+            subnet = info.destination
+            if is_other and subnet.prefixlen and isinstance(subnet, IPv4Network):
+                found.add(subnet)
         return sorted(found)
+    finally:
+        channel.close()
+
+
+def ipv6_routes() -> list[IPv6Network]:
+    """Destinations of IPv6 in the main table, sorted, without the default route."""
+    channel = NetlinkSocket()
+    try:
+        bodies = filter(route.is_ipv6, channel.dump(*route.dump_ipv6_routes()))
+        found = {i.destination for i in map(route.decode_route, bodies) if i.table == MAIN_TABLE}
+        return sorted(n for n in found if isinstance(n, IPv6Network) and n.prefixlen)
     finally:
         channel.close()
 

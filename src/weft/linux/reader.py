@@ -6,7 +6,7 @@ carry our protocol number.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address
 from typing import NamedTuple, TypeVar
 
 from weft.linux import netns, sysctl
@@ -15,6 +15,7 @@ from weft.linux.netlink import address, link, neighbour, route, rule
 from weft.linux.netlink.link import LinkInfo
 from weft.linux.netlink.neighbour import NeighbourInfo
 from weft.linux.netlink.route import RouteInfo
+from weft.model.addresses import Interface
 from weft.network.kernel_state import (
     HOST,
     Bridge,
@@ -88,17 +89,21 @@ def _is_shown(info: LinkInfo, host: bool) -> bool:
     return not host or owns_link(info.name) or (info.kind == "bridge" and owns_bridge(info.mac))
 
 
-def _addresses(handle: Handle) -> dict[int, set[IPv4Interface]]:
-    found: dict[int, set[IPv4Interface]] = {}
-    for info in _dump(handle, address.dump_addresses(), address.decode_address):
-        found.setdefault(info.device, set()).add(info.address)
+def _addresses(handle: Handle) -> dict[int, set[Interface]]:
+    """Without the link-local ones of IPv6: the kernel makes these itself."""
+    found: dict[int, set[Interface]] = {}
+    own = _dump(handle, address.dump_addresses(), address.decode_address)
+    bodies = filter(address.is_ipv6, handle.route.dump(*address.dump_ipv6_addresses()))
+    for info in (*own, *map(address.decode_address, bodies)):
+        if info.address.version == 4 or not info.address.is_link_local:
+            found.setdefault(info.device, set()).add(info.address)
     return found
 
 
 def _links(
     shown: Mapping[int, LinkInfo],
     links: Mapping[int, LinkInfo],
-    addresses: Mapping[int, set[IPv4Interface]],
+    addresses: Mapping[int, set[Interface]],
 ) -> dict[str, Link]:
     return {
         info.name: Link(
@@ -124,13 +129,16 @@ def _forwarding(
         if entry.device not in shown or not entry.mac:
             continue
         if entry.permanent and len(entry.destination) == 4:
-            yield ForwardingEntry(shown[entry.device].name, entry.mac, entry.address)
+            vtep = IPv4Address(entry.destination)
+            yield ForwardingEntry(shown[entry.device].name, entry.mac, vtep)
         elif entry.at_port:
             yield ForwardingEntry(shown[entry.device].name, entry.mac)
 
 
 def _routes(handle: Handle, links: Mapping[int, LinkInfo], host: bool) -> Iterable[Route]:
-    for info in _dump(handle, route.dump_routes(), route.decode_route):
+    own = _dump(handle, route.dump_routes(), route.decode_route)
+    bodies = filter(route.is_ipv6, handle.route.dump(*route.dump_ipv6_routes()))
+    for info in (*own, *map(route.decode_route, bodies)):
         device = links.get(info.device) if info.device is not None else None
         if (
             device is not None

@@ -7,7 +7,7 @@ what others have made in the host's namespace, and what the kernel itself adds.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address
 
 import msgspec
 
@@ -17,6 +17,7 @@ from weft.linux.listeners import listeners
 from weft.linux.netlink import address, link, neighbour, nftables, nsid, route, rule
 from weft.linux.netlink.link import LinkInfo
 from weft.linux.tables import Tables
+from weft.model.addresses import Address, Interface, Subnet
 from weft.network.kernel_state import HOST, Bridge, Route, Rule, Table, Tap, Veth, Vxlan
 from weft.network.ownership import owns_table
 from weft.network.render.table import text
@@ -25,7 +26,9 @@ from weft.network.trace.nft import parse
 
 _KINDS: Mapping[str, Veth | Bridge | Tap] = {"veth": Veth(), "bridge": Bridge(), "tun": Tap()}
 _UNREACHABLE = (route.RTN_BLACKHOLE, route.RTN_UNREACHABLE, route.RTN_PROHIBIT)
-_KEYS = ("net.ipv4.ip_forward", "net.ipv4.tcp_fwmark_accept")
+_KEYS = (
+    "net.ipv4.ip_forward", "net.ipv4.tcp_fwmark_accept", "net.ipv6.conf.all.forwarding",
+)  # fmt: skip
 _DEVICE_KEYS = ("rp_filter", "src_valid_mark", "route_localnet", "arp_ignore")
 _BUILT_IN_RULES = 3
 
@@ -152,17 +155,19 @@ def _links(handle: Handle) -> Iterator[LinkInfo]:
     return map(link.decode_link, handle.route.dump(*link.dump_links()))
 
 
-def _addresses(handle: Handle) -> dict[str, list[IPv4Interface]]:
+def _addresses(handle: Handle) -> dict[str, list[Interface]]:
     """By interface, in the kernel's order."""
     names = {info.device: info.name for info in _links(handle)}
-    found: dict[str, list[IPv4Interface]] = {}
-    for info in map(address.decode_address, handle.route.dump(*address.dump_addresses())):
+    found: dict[str, list[Interface]] = {}
+    bodies = filter(address.is_ipv6, handle.route.dump(*address.dump_ipv6_addresses()))
+    own = handle.route.dump(*address.dump_addresses())
+    for info in map(address.decode_address, (*own, *bodies)):
         if info.device in names:
             found.setdefault(names[info.device], []).append(info.address)
     return found
 
 
-def _neighbours(handle: Handle, names: Mapping[int, str]) -> dict[tuple[str, IPv4Address], str]:
+def _neighbours(handle: Handle, names: Mapping[int, str]) -> dict[tuple[str, Address], str]:
     dumped = handle.route.dump(*neighbour.dump_neighbours())
     return {
         (names[entry.device], entry.address): entry.mac
@@ -179,13 +184,18 @@ def _forwarding(
         if entry.device not in names or not entry.mac:
             continue
         if entry.permanent and len(entry.destination) == 4:
-            yield names[entry.device], entry.mac, entry.address
+            yield names[entry.device], entry.mac, IPv4Address(entry.destination)
         elif entry.at_port:
             yield names[entry.device], entry.mac, None
 
 
-def _local(handle: Handle) -> Iterator[IPv4Network]:
-    for body in handle.route.dump(*route.dump_routes()):
+def _all_routes(handle: Handle) -> Iterator[bytes]:
+    yield from handle.route.dump(*route.dump_routes())
+    yield from filter(route.is_ipv6, handle.route.dump(*route.dump_ipv6_routes()))
+
+
+def _local(handle: Handle) -> Iterator[Subnet]:
+    for body in _all_routes(handle):
         info = route.decode_route(body)
         if info.kind == route.RTN_LOCAL:
             yield info.destination
@@ -194,7 +204,7 @@ def _local(handle: Handle) -> Iterator[IPv4Network]:
 def _routes(handle: Handle, names: Mapping[int, str]) -> Iterator[Route]:
     """The best first. Of several next hops, the first; the kernel may choose another."""
     found = []
-    for body in handle.route.dump(*route.dump_routes()):
+    for body in _all_routes(handle):
         info, hop = route.decode_route(body), route.first_hop(body)
         if hop is not None:
             info = info._replace(device=hop[0], via=hop[1])

@@ -2,10 +2,12 @@
 another namespace, use them through `netns`."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 _ROOT = Path("/proc/sys")
 _SWAP = str.maketrans("./", "/.")
+_FORWARDING = "net.ipv6.conf.all.forwarding"
 _KINDS = {"net.bridge": "0", "net.ipv6": "1"}
 """Groups of parameters that a kernel may lack, and the value to which their absence amounts."""
 _IPV6_DEVICE = re.compile(r"net\.ipv6\.conf\.([^.]+)\.disable_ipv6")
@@ -22,8 +24,22 @@ def read(key: str) -> str | None:
 
 def write(key: str, value: str) -> None:
     """Raises OSError."""
+    if key == _FORWARDING and value != "0":
+        _keep_announcements()
     with _path(key).open("w") as file:
         file.write(value)
+
+
+def _keep_announcements() -> None:
+    """Interfaces that take routers' announcements (`accept_ra` 1) do so only while they do not
+    forward. With 2 they do so all the same (`ip-sysctl.rst`): a host that has its address and its
+    default route from a router keeps them. To be called before the host begins to forward."""
+    for directory in _path("net.ipv6.conf").glob("*"):
+        accepts, forwards = directory / "accept_ra", directory / "forwarding"
+        with suppress(OSError):  # the interface is gone
+            is_host = accepts.read_text().strip() == "1" and forwards.read_text().strip() == "0"
+            if is_host and directory.name not in ("all", "lo"):
+                accepts.write_text("2")
 
 
 def _path(key: str) -> Path:

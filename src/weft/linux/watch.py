@@ -126,12 +126,19 @@ class Watch:
                 info = link.decode_link(message.body)
                 return not host or owns_link(info.name) or owns_bridge(info.mac)
             case address.RTM_NEWADDR | address.RTM_DELADDR:
-                label = address.decode_address(message.body).label
-                return not host or owns_link(label) or may_own_bridge(label)
+                own = address.decode_address(message.body)
+                # An address of IPv6 has no label. Ours are permanent, as few others are.
+                is_named = owns_link(own.label) or may_own_bridge(own.label)
+                is_six = own.address.version == 6
+                if is_six and own.address.is_link_local:
+                    return False
+                return not host or is_named or (is_six and own.is_permanent)
             case neighbour.RTM_NEWNEIGH | neighbour.RTM_DELNEIGH:
                 return self._concerns_neighbour(handle, message)
             case route.RTM_NEWROUTE | route.RTM_DELROUTE:
                 found = route.decode_route(message.body)
+                if route.is_ipv6(message.body) and found.protocol == route.PROTOCOL_KERNEL:
+                    return False  # one for each address and each interface
                 return (
                     not host
                     or owns_routing_table(found.table)
@@ -146,7 +153,7 @@ class Watch:
 
     def _concerns_neighbour(self, handle: Handle, message: Message) -> bool:
         entry = neighbour.decode_neighbour(message.body)
-        if entry.family != neighbour.AF_INET:
+        if entry.family not in (neighbour.AF_INET, neighbour.AF_INET6):
             return entry.at_port or (entry.permanent and bool(entry.destination))
         known = self._permanent[handle.name]
         key = (entry.device, entry.destination)

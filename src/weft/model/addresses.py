@@ -1,7 +1,15 @@
 """Addresses and numbers of the data path (VNI, port, MAC), and how one is derived from another."""
 
-from ipaddress import IPv4Address
-from typing import Annotated, Literal
+from abc import ABCMeta
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
@@ -10,6 +18,21 @@ Vni = Annotated[int, Meta(ge=0, le=2**24 - 1)]
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 """A transport port; 0 where it means "choose one"."""
+
+Address = IPv4Address | IPv6Address
+Interface = IPv4Interface | IPv6Interface
+Subnet = IPv4Network | IPv6Network
+
+if TYPE_CHECKING:
+    AnyAddress = IPv4Address | IPv6Address
+else:
+
+    class AnyAddress(metaclass=ABCMeta):  # noqa: B024  # isinstance is all it is for
+        """An address of either family, in values that are encoded: for msgspec, a union may have
+        only one type that it does not know itself."""
+
+    AnyAddress.register(IPv4Address)
+    AnyAddress.register(IPv6Address)
 
 Protocol = Literal["tcp", "udp", "sctp"]
 
@@ -35,6 +58,14 @@ def mac_for(address: IPv4Address, prefix: str = "02:42") -> MacAddress:
     """The MAC of an endpoint: 02:42 and the four octets of its address, so that each can be read
     from the other."""
     return prefix + "".join(f":{octet:02x}" for octet in address.packed)
+
+
+def link_local_of(mac: MacAddress) -> IPv6Address:
+    """The link-local address that the kernel gives an interface with this MAC (RFC 4291 appendix A,
+    EUI-64)."""
+    octets = bytearray.fromhex(mac.replace(":", ""))
+    octets[0] ^= 2
+    return IPv6Address(b"\xfe\x80" + bytes(6) + octets[:3] + b"\xff\xfe" + octets[3:])
 
 
 def overlay_mtu(underlay_mtu: int, encrypted: bool = False, icv_bits: int = 64) -> int:

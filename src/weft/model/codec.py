@@ -10,12 +10,23 @@ recently parsed ones are cached.
 
 import zlib
 from functools import cache, lru_cache
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
 from typing import Any, ClassVar
 
 import msgspec
 
-_ADDRESSES = (IPv4Address, IPv4Interface, IPv4Network)
+from weft.model.addresses import AnyAddress
+
+_ADDRESSES = (
+    IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network,
+)  # fmt: skip
 _REMEMBERED = 1 << 16
 """Addresses in the cache; about 20 MB if full. An agent's assignment has a few thousand."""
 
@@ -65,7 +76,7 @@ def encode_hook(value: Any) -> Any:
             return f"{_dotted(int(value))}/{value.network.prefixlen}"
         case IPv4Address():
             return _dotted(int(value))
-        case IPv4Network():
+        case IPv4Network() | IPv6Address() | IPv6Network():
             return str(value)
     raise NotImplementedError(f"no encoding for {type(value).__name__}")
 
@@ -75,6 +86,10 @@ def decode_hook(type_: type, value: Any) -> Any:
         if not isinstance(value, str):
             raise ValueError(f"expected the text of an {type_.__name__}")
         return _address(type_, value)
+    if type_ is AnyAddress:  # type: ignore[comparison-overlap]  # a class, where it runs
+        if not isinstance(value, str):
+            raise ValueError("expected the text of an address")
+        return _address(IPv6Address if ":" in value else IPv4Address, value)
     if issubclass(type_, Compressed):
         if not isinstance(value, bytes):
             raise ValueError("expected bytes")

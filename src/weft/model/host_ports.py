@@ -5,35 +5,46 @@ for the mesh, the node for its own containers.
 """
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address
+from ipaddress import IPv6Address
 from typing import NamedTuple
 
 import msgspec
 
-from weft.model.addresses import Port, PortKey, Protocol
+from weft.model.addresses import Address, Port, PortKey, Protocol
+
+ANY_IPV6 = IPv6Address(0)
 
 
 class HostPort(NamedTuple):
     protocol: Protocol
     port: Port
-    address: IPv4Address | None = None
-    """The host's address; None: all of them."""
+    address: Address | None = None
+    """The host's address; None: all of IPv4, `ANY_IPV6`: all of IPv6."""
 
     @property
     def key(self) -> PortKey:
         return self.protocol, self.port
 
     def meets(self, other: "HostPort") -> bool:
-        """Whether only one of the two can be had: a port at all addresses excludes the same port at
-        one of them."""
-        addresses = (self.address, other.address)
-        return self.key == other.key and (None in addresses or addresses[0] == addresses[1])
+        """Whether only one of the two can be had: a port at all addresses of a family excludes the
+        same port at one of them."""
+        return self.key == other.key and _meet(self.address, other.address)
+
+
+def _meet(one: Address | None, other: Address | None) -> bool:
+    every = _every(one)
+    return every == _every(other) and (one == other or every in (one, other))
+
+
+def _every(address: Address | None) -> Address | None:
+    """What stands for all addresses of the family."""
+    return ANY_IPV6 if isinstance(address, IPv6Address) else None
 
 
 class HostPorts(msgspec.Struct):
     """The ports that are held on one host. An image may expose thousands, and each is looked up."""
 
-    _holders: dict[PortKey, dict[IPv4Address | None, int]] = msgspec.field(default_factory=dict)
+    _holders: dict[PortKey, dict[Address | None, int]] = msgspec.field(default_factory=dict)
     """Number of holders by address: one, unless something went wrong."""
 
     @classmethod
@@ -49,9 +60,12 @@ class HostPorts(msgspec.Struct):
     def has(self, wanted: HostPort) -> bool:
         """Whether a held port meets this one."""
         others = self._holders.get(wanted.key)
-        return others is not None and (
-            wanted.address is None or None in others or wanted.address in others
-        )
+        if others is None:
+            return False
+        every = _every(wanted.address)
+        if wanted.address == every:
+            return any(_every(other) == every for other in others)
+        return every in others or wanted.address in others
 
     def count(self, port: HostPort, sign: int) -> None:
         """Adds a holder (`sign` 1) or takes one away (-1)."""

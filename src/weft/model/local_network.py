@@ -2,12 +2,13 @@
 there."""
 
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface
 from typing import Literal
 
 import msgspec
 
 from weft.model.addresses import MacAddress
+from weft.model.bridge_network import Ipv6Pool
 
 
 class LocalEndpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +22,7 @@ class LocalEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     aliases: tuple[str, ...] = ()
     mac: MacAddress = ""
     """Empty: derived from the address."""
+    ipv6_address: IPv6Interface | None = None
 
 
 class PeerView(msgspec.Struct, frozen=True):
@@ -62,6 +64,8 @@ class LocalNetwork(msgspec.Struct, frozen=True, kw_only=True):
     """The only part of the subnet from which addresses are given out, if the user named one."""
     reserved: Mapping[str, IPv4Address] = msgspec.field(default_factory=dict)
     """Addresses that are never given out."""
+    ipv6_pool: Ipv6Pool | None = None
+    """With its gateway; None: no IPv6."""
     internal: bool = False
     attachable: bool = False
     ingress: bool = False

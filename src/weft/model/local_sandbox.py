@@ -3,11 +3,11 @@ networks and on networks of the swarm, and the ports that the host publishes for
 while the container runs."""
 
 import hashlib
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface
 
 import msgspec
 
-from weft.model.addresses import MacAddress
+from weft.model.addresses import Address, MacAddress
 from weft.model.ids import AttachmentId, ContainerId, NetworkId
 from weft.model.lookup import matches
 from weft.model.service import PublishedPort
@@ -21,6 +21,8 @@ class BridgeEndpoint(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     mac: MacAddress
     aliases: tuple[str, ...] = ()
     """As the user gave them."""
+    ipv6_address: IPv6Interface | None = None
+    """None on a network without IPv6."""
 
 
 class OverlayEndpoint(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -74,6 +76,13 @@ class LocalSandbox(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     def addresses(self) -> tuple[IPv4Interface, ...]:
         """Without that on docker_gwbridge."""
         return (*(e.address for e in self.endpoints), *(e.address for e in self.overlays))
+
+    @property
+    def own_addresses(self) -> tuple[Address, ...]:
+        """Of both families, without that on docker_gwbridge; network by network."""
+        pairs = ((e.address, e.ipv6_address) for e in self.endpoints)
+        own = (each.ip for pair in pairs for each in pair if each is not None)
+        return (*own, *(e.address.ip for e in self.overlays))
 
     @property
     def id(self) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.model.addresses import Port, Protocol
+from weft.model.addresses import AnyAddress, Port, Protocol
 from weft.model.device import Device
 from weft.model.generic import GenericResource
 from weft.model.health import HealthCheck
@@ -140,9 +140,10 @@ class PublishedPort(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     protocol: Protocol = "tcp"
     mode: Literal["ingress", "host"] = "ingress"
     name: str = ""
-    host_address: IPv4Address | None = None
-    """The host's address on which the port is published; None: on all. For a service it comes from
-    a label (`labels.py`)."""
+    host_address: AnyAddress | None = None
+    """The host's address on which the port is published; None: on all of IPv4, `::`: on all of
+    IPv6. For a service it comes from a label (`labels.py`), and is one of IPv4. A plain container's
+    port that is open in both families stands here twice."""
 
     @property
     def host_port(self) -> HostPort:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from weft.model.addresses import MacAddress, Vni
+from weft.model.addresses import AnyAddress, MacAddress, Vni
 from weft.model.ids import NodeId
 
 ANY = IPv4Address(0)
@@ -25,21 +25,30 @@ class Packet(NamedTuple):
     """The header fields that tell connections apart. Ports are 0 for ICMP and ESP."""
 
     protocol: str
-    source: IPv4Address
+    source: AnyAddress
     source_port: int
-    destination: IPv4Address
+    destination: AnyAddress
     destination_port: int
 
     def __str__(self) -> str:
+        source, destination = _written(self.source), _written(self.destination)
         return (
-            f"{self.protocol} {self.source}:{self.source_port} >"
-            f" {self.destination}:{self.destination_port}"
+            f"{self.protocol} {source}:{self.source_port} > {destination}:{self.destination_port}"
         )
+
+    @property
+    def family(self) -> str:
+        """`ip` or `ip6`, as nft calls it."""
+        return "ip" if self.source.version == 4 else "ip6"
 
     def reversed(self) -> "Packet":
         return Packet(
             self.protocol, self.destination, self.destination_port, self.source, self.source_port
         )
+
+
+def _written(address: AnyAddress) -> str:
+    return str(address) if address.version == 4 else f"[{address}]"
 
 
 class Frame(msgspec.Struct, frozen=True):
@@ -185,7 +194,7 @@ class Sent(msgspec.Struct, frozen=True, tag=True):
     """Out of the host, to a neighbour."""
 
     device: str
-    neighbour: IPv4Address
+    neighbour: AnyAddress
     datagram: Datagram
 
     @property

@@ -13,7 +13,8 @@ process of this host that calls 127.0.0.1, and a container, whose answer would o
 back this way.
 
 A container sends only with its own MAC (its port is locked) and from its own addresses, in IP and
-in ARP; other frames, VLAN tags and IPv6 included, do not enter the bridge. Its packets to
+in ARP; other frames, VLAN tags included, do not enter the bridge, and those of IPv6 as
+`bridge_ipv6.py` says. Its packets to
 127.0.0.0/8 are dropped: `route_localnet` would let them in, and without it a process of the host
 could not reach a published port by 127.0.0.1.
 
@@ -29,6 +30,7 @@ from weft.model.bridge_network import BridgeNetwork
 from weft.model.host_ports import HostPorts
 from weft.model.ids import NetworkId
 from weft.model.local_sandbox import BridgeEndpoint, LocalSandbox
+from weft.network import bridge_ipv6 as ipv6
 from weft.network import nft
 from weft.network.desired import LocalPart
 from weft.network.fragments import links
@@ -81,7 +83,7 @@ def device(network: BridgeNetwork) -> Namespace:
         kind=Bridge(),
         mtu=network.spec.mtu,
         mac=mac_for(network.gateway, BRIDGE_MAC),
-        addresses=frozenset({network.gateway_interface}),
+        addresses=frozenset(filter(None, (network.gateway_interface, ipv6.gateway_of(network)))),
     )
     return Namespace(
         name=HOST,
@@ -89,7 +91,7 @@ def device(network: BridgeNetwork) -> Namespace:
         sysctls={
             "net.ipv4.ip_forward": "1",
             f"net.ipv4.conf.{name}.route_localnet": "1",
-            f"net.ipv6.conf.{name}.disable_ipv6": "1",
+            **ipv6.bridge_sysctls(network),
         },
     )
 
@@ -135,6 +137,8 @@ def connect(place: LocalSandbox, networks: Networks) -> Iterator[Namespace]:
                     destination=DEFAULT_ROUTE, via=network.gateway, device=f"eth{endpoint.number}"
                 )
                 yield Namespace(name=place.key, routes=frozenset({route}))
+            yield from ipv6.connect(place, endpoint, network)
+    yield from ipv6.way_out(place, networks)
 
 
 def _attach(
@@ -159,7 +163,7 @@ def _attach(
         kind=Veth(HOST, near),
         mtu=network.spec.mtu,
         mac=endpoint.mac,
-        addresses=frozenset({endpoint.address}),
+        addresses=frozenset(filter(None, (endpoint.address, endpoint.ipv6_address))),
     )
     yield Namespace(
         name=HOST,
@@ -186,14 +190,15 @@ def rules(
         f'iifname != "{LOCAL_PORT_PREFIX}*" accept',
         "ether type ip ether saddr . ip saddr @senders accept",
         "ether type arp ether saddr . arp saddr ip @senders accept",
+        *ipv6.frame_rules(bridges),
         "drop",
     )
     body = "\n".join((_guard(bridges), _forward(bridges), *_translation(), _outward(bridges)))
+    senders = {"senders": _senders(places), **ipv6.senders(places, networks)}
     tables = {
-        ("bridge", BRIDGE_TABLE): Table(
-            "bridge", BRIDGE_TABLE, frames, {"senders": _senders(places)}
-        ),
+        ("bridge", BRIDGE_TABLE): Table("bridge", BRIDGE_TABLE, frames, senders),
         ("ip", BRIDGE_TABLE): Table("ip", BRIDGE_TABLE, body, _ports(places, networks, own)),
+        **ipv6.tables(bridges, places, own),
     }
     return Namespace(name=HOST, tables=tables)
 
@@ -318,7 +323,7 @@ def _ports(
             target = (way_in.address.ip, port.target)
             if port.host_address is None:
                 everywhere.setdefault(key, target)
-            else:
+            elif port.host_address.version == 4:
                 somewhere.setdefault((port.host_address, *key), target)
     return {
         PUBLISHED: ElementSet(PORTS, everywhere),

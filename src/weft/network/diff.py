@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from weft.model.addresses import Interface
 from weft.network import operations as op
 from weft.network.kernel_state import (
     HOST,
@@ -212,7 +213,7 @@ def _removals(have: Namespace, want: Namespace, links: _Links) -> Iterable[Opera
     for device, link in want.links.items():
         if links.kept(have, want, device):
             stale = have.links[device].addresses - link.addresses
-            yield from (op.RemoveAddress(name, device, address) for address in sorted(stale))
+            yield from (op.RemoveAddress(name, device, each) for each in sorted(stale, key=_bits))
 
 
 def _lost_peers(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
@@ -308,8 +309,13 @@ def _settings(have: Namespace, want: Namespace, links: _Links) -> Iterable[Opera
 def _addresses(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
     for name, link in want.links.items():
         old = have.links[name].addresses if links.kept(have, want, name) else frozenset()
-        missing = sorted(link.addresses - old, key=lambda a: (a.network.prefixlen == 32, a))
+        missing = sorted(link.addresses - old, key=lambda a: (a.network.prefixlen == 32, _bits(a)))
         yield from (op.AddAddress(want.name, name, address) for address in missing)
+
+
+def _bits(address: Interface) -> tuple[int, int, int]:
+    """Addresses of IPv4 first."""
+    return address.version, int(address.ip), address.network.prefixlen
 
 
 def _up(have: Namespace, want: Namespace, links: _Links) -> Iterable[Operation]:
@@ -406,12 +412,13 @@ def _ordered(entries: Iterable[S]) -> list[S]:
 def _rank(entry: Route | Neighbour | ForwardingEntry | Rule) -> tuple[Any, ...]:
     """Numbers and strings only: comparing addresses is slow, and there are ten thousand of them."""
     if isinstance(entry, Neighbour):
-        return entry.device, int(entry.address)
+        return entry.device, entry.address.version, int(entry.address)
     if isinstance(entry, ForwardingEntry):
         return entry.device, entry.mac, int(entry.vtep or 0)
     if isinstance(entry, Route):
         return (
             entry.table,
+            entry.destination.version,
             -entry.destination.prefixlen,
             int(entry.destination.network_address),
             str(entry),

@@ -19,11 +19,12 @@ published ports, each container remembers flows to virtual addresses.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from types import MappingProxyType
 from typing import NamedTuple
 
-from weft.model.addresses import Port, Protocol
+from weft.model.addresses import Address, Port, Protocol
+from weft.network import bridge_ipv6
 from weft.network.bridge import PUBLISHED, PUBLISHED_AT
 from weft.network.fragments import TABLE
 from weft.network.gateway import HOST_PORTS, HOST_PORTS_AT
@@ -35,14 +36,15 @@ from weft.network.service_table import Published, Services
 class Answered(NamedTuple):
     """Flows whose replies come from the address, or would come from there."""
 
-    address: IPv4Address
+    address: Address
 
 
 class Asked(NamedTuple):
-    """Untranslated flows to the port, at whatever address."""
+    """Untranslated flows to the port, at whatever address of the family."""
 
     protocol: Protocol
     port: Port
+    is_ipv6: bool = False
 
 
 Stale = Answered | Asked
@@ -71,6 +73,9 @@ def stale_flows(before: KernelState, after: KernelState) -> set[Place]:
             found.update((name, Asked(*port.key)) for port in _begun(old, new))
         if any(ports is not wanted for ports, wanted in zip(old_ports, new_ports, strict=True)):
             found.update((name, stale) for stale in _of_host_ports(old_ports, new_ports))
+        six, wanted = _ipv6_ways(then), _ipv6_ways(now)
+        if any(ports is not new_ones for ports, new_ones in zip(six, wanted, strict=True)):
+            found.update((name, stale) for stale in _of_host_ports(six, wanted))
     return found
 
 
@@ -87,8 +92,13 @@ def _ways(namespace: Namespace) -> tuple[Services, list[_HostPorts]]:
     ]
 
 
-def _elements(namespace: Namespace, table: str, name: str) -> _HostPorts:
-    found = namespace.tables.get(("ip", table))
+def _ipv6_ways(namespace: Namespace) -> list[_HostPorts]:
+    sets = (bridge_ipv6.PUBLISHED, bridge_ipv6.PUBLISHED_AT)
+    return [_elements(namespace, BRIDGE_TABLE, name, "ip6") for name in sets]
+
+
+def _elements(namespace: Namespace, table: str, name: str, family: str = "ip") -> _HostPorts:
+    found = namespace.tables.get((family, table))
     ports = found.sets.get(name) if found is not None else None
     return ports.elements if ports is not None else _NO_PORTS
 
@@ -96,12 +106,15 @@ def _elements(namespace: Namespace, table: str, name: str) -> _HostPorts:
 def _of_host_ports(old: Sequence[_HostPorts], new: Sequence[_HostPorts]) -> Iterator[Stale]:
     """A container may have ports on all addresses of the host and others on one, and keep some."""
     addresses = _containers(old) - _containers(new)
-    yield from (Answered(address) for address in addresses if isinstance(address, IPv4Address))
+    known = (IPv4Address, IPv6Address)
+    yield from (Answered(address) for address in addresses if isinstance(address, known))
     for ports, wanted in zip(old, new, strict=True):
         # A port that is published on one address of the host has the address before it. The entries
         # of all these maps end with protocol and port, which their type does not say.
-        begun = wanted.keys() - ports.keys()
-        yield from (Asked(*port[-2:]) for port in begun)  # type: ignore[arg-type]
+        for port in wanted.keys() - ports.keys():
+            is_ipv6 = isinstance(wanted[port][0], IPv6Address)
+            protocol, number = port[-2:]
+            yield Asked(protocol, number, is_ipv6)  # type: ignore[arg-type]
 
 
 def _containers(maps: Iterable[_HostPorts]) -> set[object]:

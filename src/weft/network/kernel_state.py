@@ -10,12 +10,12 @@ In our own namespaces everything is ours. In the host's namespace only the objec
 """
 
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
 
 import msgspec
 
-from weft.model.addresses import MacAddress, Port, Vni
+from weft.model.addresses import Address, Interface, MacAddress, Port, Subnet, Vni
 from weft.network.service_table import Services
 
 HOST = "host"
@@ -24,7 +24,11 @@ HOST = "host"
 
 MAIN_TABLE = 254
 
-Field = Literal["ipv4_addr", "inet_proto", "inet_service", "ether_addr", "mark", "slot", "verdict"]
+Field = Literal[
+    "ipv4_addr", "ipv6_addr", "ipv6_bits", "inet_proto", "inet_service", "ether_addr", "mark",
+    "slot", "verdict",
+]  # fmt: skip
+"""`ipv6_bits`: an IPv6 address in the middle of a message, which nft takes for a number."""
 
 
 class Veth(msgspec.Struct, frozen=True, tag=True):
@@ -78,7 +82,8 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     mac: MacAddress | None = None
     """None: the kernel chooses."""
     master: str | None = None
-    addresses: frozenset[IPv4Interface] = frozenset()
+    addresses: frozenset[Interface] = frozenset()
+    """Without the link-local ones of IPv6, which the kernel makes."""
     up: bool = True
     port: BridgePort = BridgePort()
     """The settings as a bridge port, for a link with a master."""
@@ -88,7 +93,7 @@ class Neighbour(msgspec.Struct, frozen=True):
     """A permanent entry: `address` is at `mac` on `device`."""
 
     device: str
-    address: IPv4Address
+    address: Address
     mac: MacAddress
 
 
@@ -102,10 +107,10 @@ class ForwardingEntry(msgspec.Struct, frozen=True):
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    destination: IPv4Network
+    destination: Subnet
     device: str
-    via: IPv4Address | None = None
-    source: IPv4Address | None = None
+    via: Address | None = None
+    source: Address | None = None
     table: int = MAIN_TABLE
     onlink: bool = False
     """The gateway counts as on the link, whatever the addresses say."""
@@ -125,7 +130,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """The first and the last of a range."""
 
 
-Value = IPv4Address | str | int
+Value = IPv4Address | IPv6Address | str | int
 """One field of an element. A protocol, a MAC and a verdict are text; a port, a mark and a slot are
 numbers."""
 Entry = tuple[Value, ...]
@@ -138,7 +143,7 @@ class SetType(msgspec.Struct, frozen=True):
     key: tuple[Field, ...]
     value: tuple[Field, ...] = ()
     typeof: str = ""
-    """The same type by examples, if a field has no type name of its own: `slot`."""
+    """The same type by examples, if a field has no type name of its own: `slot`, `ipv6_bits`."""
 
 
 class ElementSet(msgspec.Struct, frozen=True):

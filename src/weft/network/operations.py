@@ -5,11 +5,9 @@ The kernel may refuse to apply an operation twice (EEXIST, ENOENT). The adapter 
 and "already gone" for success, because the state may have changed between reading and applying.
 """
 
-from ipaddress import IPv4Interface
-
 import msgspec
 
-from weft.model.addresses import MacAddress
+from weft.model.addresses import Interface, MacAddress
 from weft.network.kernel_state import (
     HOST,
     MAIN_TABLE,
@@ -119,7 +117,7 @@ class SetLink(msgspec.Struct, frozen=True, kw_only=True):
 class AddAddress(msgspec.Struct, frozen=True):
     namespace: str
     device: str
-    address: IPv4Interface
+    address: Interface
 
     def __str__(self) -> str:
         return f"{_ip(self.namespace)} address add {self.address} dev {self.device}"
@@ -128,7 +126,7 @@ class AddAddress(msgspec.Struct, frozen=True):
 class RemoveAddress(msgspec.Struct, frozen=True):
     namespace: str
     device: str
-    address: IPv4Interface
+    address: Interface
 
     def __str__(self) -> str:
         return f"{_ip(self.namespace)} address delete {self.address} dev {self.device}"
@@ -280,7 +278,9 @@ def _enter(namespace: str) -> str:
 
 
 def _route(r: Route) -> str:
-    words = ["default" if r.destination.prefixlen == 0 else str(r.destination)]
+    is_default = r.destination.prefixlen == 0
+    family = ["-6"] if is_default and r.destination.version == 6 else []
+    words = [*family, "default" if is_default else str(r.destination)]
     words += ["via", str(r.via)] if r.via else []
     words += ["dev", r.device]
     words += ["src", str(r.source)] if r.source else []

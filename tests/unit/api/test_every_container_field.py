@@ -284,8 +284,9 @@ def test_each_field_has_an_effect_or_is_refused(request_: str, tmp_path: Path) -
     async def ask_all() -> dict[str, str]:
         async with serving(tmp_path / "docker.sock") as (node, ask):
             await node.images.tag(IMAGE, "other:1")
-            pool = {"Config": [{"Subnet": "10.77.0.0/24"}]}
-            body = json.dumps({"Name": "own", "Driver": "bridge", "IPAM": pool}).encode()
+            pools = {"Config": [{"Subnet": "10.77.0.0/24"}, {"Subnet": "fd00::/64"}]}
+            own = {"Name": "own", "Driver": "bridge", "EnableIPv6": True, "IPAM": pools}
+            body = json.dumps(own).encode()
             assert (await ask("POST", "/networks/create", body))[0] == 201
             asker = Asker(ask)
             return {

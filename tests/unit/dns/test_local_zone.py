@@ -1,8 +1,13 @@
 """The names that a node's own containers see."""
 
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+import random
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface
+
+import dnslib
+from msgspec.structs import replace
 
 from weft.dns.local_zone import local_zone
+from weft.dns.resolver import answer
 from weft.dns.zone import Zone
 from weft.model.bridge_network import BridgeNetwork, BridgeNetworkSpec
 from weft.model.ids import ContainerId, NetworkId
@@ -64,6 +69,40 @@ def test_a_container_is_found_by_each_of_its_names() -> None:
     assert shown(own, "web") == ["10.0.0.9"]
     assert zone(own).pointer(IPv4Address("10.0.0.5")) == "DB.back"
     assert shown(own, "plain") is None
+
+
+def asked(own: Zone, name: str, type: str) -> tuple[str, list[str]]:
+    query = dnslib.DNSRecord.question(name, type).pack()
+    found = answer(query, own, random.Random(1))
+    assert isinstance(found, bytes)
+    reply = dnslib.DNSRecord.parse(found)
+    return dnslib.RCODE[reply.header.rcode], sorted(str(record.rdata) for record in reply.rr)
+
+
+def test_addresses_of_ipv6_have_names_too() -> None:
+    def with_ipv6(place: LocalSandbox, address: str) -> LocalSandbox:
+        endpoints = [replace(e, ipv6_address=IPv6Interface(address)) for e in place.endpoints]
+        return replace(place, endpoints=tuple(endpoints))
+
+    own, db = place("web", 9, "back"), with_ipv6(DB, "fd00::5/64")
+    both = local_zone(own, NETWORKS, (own, db, with_ipv6(SPARE, "fd00::6/64"), PLAIN))
+    for name in ("db", "DB.back", "db1"):
+        assert asked(both, name, "AAAA") == ("NOERROR", ["fd00::5"])
+        assert asked(both, name, "A") == ("NOERROR", ["10.0.0.5"])
+    assert asked(both, "store", "AAAA") == ("NOERROR", ["fd00::5", "fd00::6"])
+    assert asked(both, "web", "AAAA") == ("NOERROR", [])
+    pointer = IPv6Address("fd00::5").reverse_pointer
+    assert asked(both, pointer, "PTR") == ("NOERROR", ["DB.back."])
+    inner = replace(both, forwards=False)
+    for wrong in (IPv6Address("fd00::7").reverse_pointer, "5.ip6.arpa", "x" + pointer):
+        assert asked(inner, wrong, "PTR") == ("SERVFAIL", [])
+    # The network that is searched first knows the name, and has no IPv6.
+    two = place("two", 8, "inner", "back")
+    other = with_ipv6(DB, "fd00::5/64").endpoints[0]
+    split = replace(DB, endpoints=(place("DB", 5, "inner").endpoints[0], other))
+    found = local_zone(two, NETWORKS, (two, split))
+    assert found.addresses("db") == (IPv4Address("10.0.0.5"),)
+    assert found.ipv6_addresses("db") == (IPv6Address("fd00::5"),)
 
 
 def test_other_networks_and_the_default_one_have_no_names_for_it() -> None:

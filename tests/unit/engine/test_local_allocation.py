@@ -15,7 +15,7 @@ from weft.engine.local_allocation import (
     choose_subnet,
 )
 from weft.errors import Exhausted, Forbidden, InvalidArgument, OperationFailed
-from weft.model.addresses import Port, Protocol
+from weft.model.addresses import Address, Port, Protocol
 from weft.model.bridge_network import BridgeNetwork, BridgeNetworkSpec
 from weft.model.host_ports import HostPort
 from weft.model.ids import NetworkId
@@ -89,7 +89,7 @@ def test_an_address_of_another_network() -> None:
 LOOPBACK, OWN = IPv4Address("127.0.0.1"), IPv4Address("192.0.2.1")
 
 
-def nobody(protocol: Protocol, port: Port, address: IPv4Address | None) -> None:
+def nobody(protocol: Protocol, port: Port, address: Address | None) -> None:
     """No program of the host has a port."""
 
 
@@ -117,7 +117,7 @@ def test_one_port_on_different_addresses(
 
 
 def test_free_ports_are_those_that_nobody_has() -> None:
-    def check(protocol: Protocol, port: Port, address: IPv4Address | None) -> None:
+    def check(protocol: Protocol, port: Port, address: Address | None) -> None:
         if port == 32769:
             raise OperationFailed("a program has it")
 
@@ -133,7 +133,7 @@ def test_free_ports_are_those_that_nobody_has() -> None:
 
 
 def test_of_a_range_the_first_free_port() -> None:
-    def check(protocol: Protocol, port: Port, address: IPv4Address | None) -> None:
+    def check(protocol: Protocol, port: Port, address: Address | None) -> None:
         if port == 8001:
             raise OperationFailed("a program has it")
 
@@ -163,7 +163,7 @@ def test_an_image_that_exposes_thousands_of_ports_does_not_stop_the_daemon() -> 
     would not end."""
     looks = []
 
-    def check(protocol: Protocol, port: Port, address: IPv4Address | None) -> None:
+    def check(protocol: Protocol, port: Port, address: Address | None) -> None:
         looks.append(port)
 
     wanted = [PublishedPort(target) for target in range(1, 10_001)]

@@ -1,7 +1,14 @@
 """The netlink codec against pyroute2's, in both directions, and its attributes against their own
 definition."""
 
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
 from typing import cast
 
 import pytest
@@ -152,6 +159,37 @@ def test_address(device: int, own: IPv4Interface) -> None:
     broadcast = str(own.network.broadcast_address) if own.network.prefixlen < 31 else None
     assert theirs.get_attr("IFA_BROADCAST") == broadcast
     assert address.decode_address(request.body)[:2] == (device, own)
+
+
+@given(INDEXES, st.ip_addresses(v=6), st.integers(0, 128))
+def test_address_of_ipv6(device: int, own: IPv6Address, prefix: int) -> None:
+    wanted = IPv6Interface((int(own), prefix))
+    request = address.add_address(device, wanted)
+    theirs = oracle(ifaddrmsg, request)
+    assert (theirs["family"], theirs["index"], theirs["prefixlen"]) == (10, device, prefix)
+    assert theirs["flags"] & 2, "nobody is asked whether the address is free"
+    assert theirs.get_attr("IFA_BROADCAST") is None
+    assert IPv6Address(theirs.get_attr("IFA_LOCAL")) == own
+    assert address.decode_address(request.body)[:2] == (device, wanted)
+
+
+@given(INDEXES, st.ip_addresses(v=6, network="fd00::/8"))
+def test_neighbour_and_route_of_ipv6(device: int, own: IPv6Address) -> None:
+    request = neighbour.add_neighbour(device, own, "02:00:00:00:00:01")
+    theirs = oracle(ndmsg, request)
+    assert (theirs["family"], theirs["ifindex"]) == (10, device)
+    assert IPv6Address(theirs.get_attr("NDA_DST")) == own
+    assert neighbour.decode_neighbour(request.body).address == own
+    for destination in (IPv6Network("::/0"), IPv6Network((int(own), 128))):
+        wanted = Route(destination=destination, via=own, device="eth0")
+        request = route.add_route(device, wanted)
+        seen = oracle(rtmsg, request)
+        assert (seen["family"], seen["dst_len"]) == (10, destination.prefixlen)
+        assert IPv6Address(seen.get_attr("RTA_GATEWAY")) == own
+        # The kernel tells the metric that it has chosen.
+        metric = attributes.u32(6, 1024)
+        ours = route.decode_route(request.body + metric)
+        assert (ours.metric, ours.route("eth0")) == (0, wanted)
 
 
 # --- routes and rules
@@ -309,5 +347,5 @@ def test_addresses_are_read_as_pyroute2_writes_them() -> None:
     ]
     theirs.encode()
     ours = address.decode_address(bytes(theirs.data[16:]))
-    assert ours == (4, IPv4Interface("10.0.0.5/24"), "eth0")
+    assert ours[:3] == (4, IPv4Interface("10.0.0.5/24"), "eth0")
     assert ours.address.ip == IPv4Address("10.0.0.5")

@@ -17,6 +17,32 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_a_host_that_begins_to_forward_keeps_its_routers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sysctl, "_ROOT", tmp_path)
+    before = {  # accept_ra, forwarding
+        "eth0": ("1", "0"), "eth1": ("0", "0"), "eth2": ("2", "0"), "eth3": ("1", "1"),
+        "default": ("1", "0"), "all": ("1", "0"), "lo": ("1", "0"),
+    }  # fmt: skip
+    for name, (accepts, forwards) in before.items():
+        directory = tmp_path / "net/ipv6/conf" / name
+        directory.mkdir(parents=True)
+        (directory / "accept_ra").write_text(accepts)
+        (directory / "forwarding").write_text(forwards)
+
+    def accepting() -> dict[str, str | None]:
+        return {name: sysctl.read(f"net.ipv6.conf.{name}.accept_ra") for name in before}
+
+    sysctl.write("net.ipv6.conf.all.forwarding", "0")
+    assert accepting() == {name: accepts for name, (accepts, _) in before.items()}
+    sysctl.write("net.ipv6.conf.all.forwarding", "1")
+    assert sysctl.read("net.ipv6.conf.all.forwarding") == "1"
+    assert accepting() == {
+        "eth0": "2", "eth1": "0", "eth2": "2", "eth3": "1", "default": "2", "all": "1", "lo": "1",
+    }  # fmt: skip
+
+
 def test_values_are_read_by_dotted_name(tree: Path) -> None:
     assert sysctl.read("net.ipv4.conf.eth0/100.rp_filter") == "1"
     assert sysctl.read("net.ipv4.ip_local_port_range") == "32768 60999"

@@ -13,12 +13,14 @@ from weft.api.schema.decoding import LINKS
 from weft.api.schema.network import (
     MTU,
     NetworkWire,
+    PoolWire,
     mtu_from,
     pool_from,
     refuse_parts_of_other_networks,
 )
+from weft.api.schema.network_ipv6 import check_mtu, ipv6_address_from, pools_of
 from weft.control.requests.validation import validate_name
-from weft.errors import Forbidden, InvalidArgument, Unsupported, clip
+from weft.errors import InvalidArgument, Unsupported, clip
 from weft.model.bridge_network import DEFAULT_MTU, BridgeNetworkSpec
 from weft.model.endpoint_settings import EndpointSettings
 from weft.model.network import Pool
@@ -30,7 +32,9 @@ DEVICE, ICC, MASQUERADE, BINDING, GATEWAY_MODE = (
         "name", "enable_icc", "enable_ip_masquerade", "host_binding_ipv4", "gateway_mode_ipv4",
     )
 )  # fmt: skip
-OPTIONS = (DEVICE, ICC, MASQUERADE, BINDING, GATEWAY_MODE, MTU)
+IPV6_GATEWAY_MODE = f"{PREFIX}gateway_mode_ipv6"
+GATEWAY_MODES = (GATEWAY_MODE, IPV6_GATEWAY_MODE)
+OPTIONS = (DEVICE, ICC, MASQUERADE, BINDING, *GATEWAY_MODES, MTU)
 LONGEST_PREFIX = 30
 """Bits of a subnet that has room for the bridge and a container."""
 _DEVICE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,14}")
@@ -74,15 +78,20 @@ def bridge_spec_from(wire: NetworkWire) -> BridgeNetworkSpec:
     validate_name(wire.name)
     _refuse(wire)
     options = wire.options
+    mtu = mtu_from(options) or DEFAULT_MTU
+    check_mtu(wire, mtu)
+    own, six = pools_of(wire)
     return BridgeNetworkSpec(
         name=wire.name,
         labels=wire.labels,
         options=options,
-        pool=_pool(wire),
+        pool=_pool(wire.name, own),
+        has_ipv6=wire.enable_ipv6,
+        ipv6_pool=six,
         internal=wire.internal,
         attachable=wire.attachable,
         device=_device(options.get(DEVICE, "")),
-        mtu=mtu_from(options) or DEFAULT_MTU,
+        mtu=mtu,
         talks=_boolean(options, ICC),
         masquerades=_boolean(options, MASQUERADE),
         binding=_binding(options.get(BINDING, "")),
@@ -96,22 +105,26 @@ def _refuse(wire: NetworkWire) -> None:
             f"cannot create network {wire.name}: scope {wire.scope} of driver bridge is not"
             " supported by Weft"
         )
-    if not wire.enable_ipv4:
+    if not (wire.enable_ipv4 or wire.enable_ipv6):
         raise InvalidArgument("IPv4 or IPv6 must be enabled")
+    if not wire.enable_ipv4:
+        raise Unsupported(
+            f"cannot create network {wire.name}: a network without IPv4 (EnableIPv4) is not"
+            " supported by Weft"
+        )
     for option, value in wire.options.items():
-        if option not in OPTIONS or (option == GATEWAY_MODE and value != "nat"):
+        if option not in OPTIONS or (option in GATEWAY_MODES and value != "nat"):
             raise Unsupported(
                 f"cannot create network {wire.name}: option {option}={clip(value)} is not supported"
                 " by Weft"
             )
 
 
-def _pool(wire: NetworkWire) -> Pool | None:
-    if not wire.ipam.config:
+def _pool(name: str, own: tuple[PoolWire, str] | None) -> Pool | None:
+    """`own`: the configuration of IPv4, and its path in the request."""
+    if own is None:
         return None
-    if len(wire.ipam.config) > 1:
-        raise Forbidden("bridge driver doesn't support multiple subnets")
-    pool = pool_from(wire.ipam.config[0], "IPAM.Config[0]")
+    pool = pool_from(*own)
     subnet = pool.subnet
     addresses = {f"auxiliary address {name}": a for name, a in pool.reserved.items()}
     if pool.gateway is not None:
@@ -129,11 +142,11 @@ def _pool(wire: NetworkWire) -> Pool | None:
         raise InvalidArgument("\n".join(("invalid network config:", *errors)))
     if subnet.prefixlen > LONGEST_PREFIX or subnet.is_loopback or subnet.is_multicast:
         raise InvalidArgument(
-            f"cannot create network {wire.name}: subnet {subnet} has no room for containers"
+            f"cannot create network {name}: subnet {subnet} has no room for containers"
         )
     if pool.gateway in (subnet.network_address, subnet.broadcast_address):
         raise InvalidArgument(
-            f"cannot create network {wire.name}: gateway {pool.gateway} is an end of {subnet}"
+            f"cannot create network {name}: gateway {pool.gateway} is an end of {subnet}"
         )
     return pool
 
@@ -166,7 +179,6 @@ def endpoint_from(network: str, wire: EndpointWire) -> EndpointSettings:
     """Raises `InvalidArgument` or `Unsupported`."""
     ipam = wire.ipam or EndpointIpamWire()
     unsupported = {
-        f"IPv6 address {clip(ipam.ipv6_address)}": ipam.ipv6_address,
         "a link-local address": ipam.link_local,
         "a link (Links)": wire.links,
         f"driver options ({', '.join(wire.driver_opts)})": wire.driver_opts,
@@ -181,7 +193,13 @@ def endpoint_from(network: str, wire: EndpointWire) -> EndpointSettings:
     mac = mac_from(wire.mac_address)
     text = ipam.ipv4_address
     address = parse_address(text, IPv4Address, "IPv4 address") if text else None
-    return EndpointSettings(network=network, address=address, mac=mac, aliases=wire.aliases)
+    return EndpointSettings(
+        network=network,
+        address=address,
+        ipv6_address=ipv6_address_from(ipam.ipv6_address),
+        mac=mac,
+        aliases=wire.aliases,
+    )
 
 
 def mac_from(text: str) -> str:

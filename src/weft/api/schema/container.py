@@ -6,6 +6,7 @@ they have in a container of a service.
 """
 
 from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import PurePath
 
 import msgspec
@@ -264,11 +265,11 @@ def _network_settings_json(container: Container, environment: ContainerContext) 
         "SecondaryIPv6Addresses": None,
         "EndpointID": on_default.get("EndpointID", ""),
         "Gateway": on_default.get("Gateway", ""),
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
+        "GlobalIPv6Address": on_default.get("GlobalIPv6Address", ""),
+        "GlobalIPv6PrefixLen": on_default.get("GlobalIPv6PrefixLen", 0),
         "IPAddress": on_default.get("IPAddress", ""),
         "IPPrefixLen": on_default.get("IPPrefixLen", 0),
-        "IPv6Gateway": "",
+        "IPv6Gateway": on_default.get("IPv6Gateway", ""),
         "MacAddress": on_default.get("MacAddress", ""),
         "Networks": networks,
     }
@@ -304,9 +305,8 @@ def _settings_of(
 
 
 def _wanted_json(settings: EndpointSettings, network: str) -> Json:
-    address = settings.address
     return {
-        "IPAMConfig": None if address is None else {"IPv4Address": str(address)},
+        "IPAMConfig": _asked_json(settings.address, settings.ipv6_address),
         "Links": None,
         "Aliases": list(settings.aliases) or None,
         "MacAddress": settings.mac,
@@ -332,10 +332,12 @@ def _attachment_json(
 ) -> Json:
     """`settings`: None for a task, whose address the swarm has chosen."""
     address = endpoint.address.ip
-    is_asked = settings is None or settings.address is not None
+    asked = address if settings is None else settings.address
+    asked_six = settings.ipv6_address if settings is not None else None
+    six = endpoint.ipv6_address
     names = dict.fromkeys((container.config.name, container.id[:12], *endpoint.aliases))
     return {
-        "IPAMConfig": {"IPv4Address": str(address)} if is_asked else None,
+        "IPAMConfig": _asked_json(asked, asked_six),
         "Links": None,
         "Aliases": (list(settings.aliases) or None) if settings is not None else None,
         "MacAddress": endpoint.mac or mac_for(address),
@@ -344,13 +346,23 @@ def _attachment_json(
         "Gateway": _gateway_of(network),
         "IPAddress": str(address),
         "IPPrefixLen": endpoint.address.network.prefixlen,
-        "IPv6Gateway": "",
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
+        "IPv6Gateway": _ipv6_gateway_of(network) if six is not None else "",
+        "GlobalIPv6Address": str(six.ip) if six is not None else "",
+        "GlobalIPv6PrefixLen": six.network.prefixlen if six is not None else 0,
         "DriverOpts": None,
         "GwPriority": 0,
         "DNSNames": list(names) if network.name != DEFAULT_NETWORK else None,
     }
+
+
+def _asked_json(address: IPv4Address | None, six: IPv6Address | None) -> Json | None:
+    found = omit_empty({"IPv4Address": str(address or ""), "IPv6Address": str(six or "")})
+    return found or None
+
+
+def _ipv6_gateway_of(network: LocalNetwork) -> str:
+    pool = network.ipv6_pool
+    return "" if network.internal or pool is None else str(pool.gateway or "")
 
 
 def _gateway_of(network: LocalNetwork) -> str:

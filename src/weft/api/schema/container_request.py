@@ -5,7 +5,7 @@ has no place for, with the field and the value; `control.requests.containers` de
 container makes sense."""
 
 from collections.abc import Callable, Iterable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import cast, get_args
 
 import msgspec
@@ -28,6 +28,7 @@ from weft.api.schema.container_wire import (
 from weft.api.schema.healthcheck import health_check_from
 from weft.api.schema.mount import mount_from
 from weft.api.schema.mounts_written import mounts_from
+from weft.api.schema.network_ipv6 import ipv6_address_from
 from weft.api.schema.security_options import privileges_written
 from weft.errors import InvalidArgument, Unsupported, clip
 from weft.model.addresses import Port, Protocol
@@ -319,14 +320,11 @@ def endpoint_from(
         return EndpointSettings(network=network, mac=mac)
     ipam = wire.ipam_config
     where = f"NetworkingConfig.EndpointsConfig.{clip(network)}.IPAMConfig"
-    if ipam is not None and ipam.ipv6_address:
-        raise Unsupported(
-            f"{where}.IPv6Address: {clip(ipam.ipv6_address)} is not supported by Weft"
-        )
+    six = _ipv6_address(network, ipam.ipv6_address if ipam is not None else "")
     address = None
     if ipam is not None and ipam.ipv4_address:
         address = parse_address(ipam.ipv4_address, IPv4Address, f"{where}.IPv4Address")
-    if network == _DEFAULT_NETWORK and address is not None:
+    if network == _DEFAULT_NETWORK and (address is not None or six is not None):
         raise InvalidArgument(
             "invalid config for network bridge: user specified IP address is supported on user"
             " defined networks only"
@@ -339,9 +337,17 @@ def endpoint_from(
     return EndpointSettings(
         network=network,
         address=address,
+        ipv6_address=six,
         mac=mac_from(wire.mac_address) or mac,
         aliases=wire.aliases,
     )
+
+
+def _ipv6_address(network: str, text: str) -> IPv6Address | None:
+    try:
+        return ipv6_address_from(text)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"invalid config for network {network}: {error}") from None
 
 
 def port_of(text: str) -> tuple[Port, Protocol]:
@@ -369,11 +375,8 @@ def _binding_from(text: str, wire: BindingWire) -> PortBinding:
     port, protocol = port_of(text)
     address = wire.host_ip
     if ":" in address:
-        raise Unsupported(
-            f"HostConfig.PortBindings: the address {clip(address)} of port {text}: IPv6 is not"
-            " supported by Weft"
-        )
-    if address:
+        address = str(_ipv6_binding(text, address))
+    elif address:
         parse_address(address, IPv4Address, f"HostConfig.PortBindings: HostIp of {clip(text)}")
     ends = wire.host_port.split("-") if wire.host_port else []
     numbers = [decimal(end, MAX_PORT) for end in ends]
@@ -385,7 +388,18 @@ def _binding_from(text: str, wire: BindingWire) -> PortBinding:
     ):
         raise InvalidArgument(f"invalid port specification: {clip(wire.host_port)!r}")
     ports = "" if numbers == [0] else wire.host_port
-    return PortBinding(port, protocol, "" if address == "0.0.0.0" else address, ports)
+    return PortBinding(port, protocol, address, ports)
+
+
+def _ipv6_binding(port: str, text: str) -> IPv6Address:
+    field = f"HostConfig.PortBindings: HostIp of {clip(port)}"
+    found = parse_address(text, IPv6Address, field)
+    if found.is_loopback or found.is_link_local or found.ipv4_mapped is not None:
+        raise Unsupported(
+            f"HostConfig.PortBindings: the address {clip(text)} of port {clip(port)} is not"
+            " supported by Weft: of IPv6, only global and unique local addresses are published"
+        )
+    return found
 
 
 # --- limits

@@ -15,7 +15,8 @@ from msgspec import Meta, field
 from weft.api.schema.common import FEW, Json, Wire, omit_empty, parse_address, rfc3339
 from weft.control.requests.validation import MAX_POOLS
 from weft.errors import Forbidden, InvalidArgument, Unsupported, clip
-from weft.model.addresses import LAST_VNI, mac_for
+from weft.model.addresses import LAST_VNI, Address, mac_for
+from weft.model.bridge_network import Ipv6Pool
 from weft.model.encryption import IcvBits
 from weft.model.local_network import LocalEndpoint, LocalNetwork, ServiceView
 from weft.model.network import Network, NetworkSpec, Pool
@@ -105,7 +106,6 @@ def spec_from(wire: NetworkWire) -> NetworkSpec:
 def refuse_parts_of_other_networks(wire: NetworkWire) -> None:
     """Raises `Unsupported` for what no network of Weft's has."""
     unsupported = {
-        "IPv6 (EnableIPv6)": wire.enable_ipv6,
         "a configuration-only network (ConfigOnly)": wire.config_only,
         f"the configuration of another network (ConfigFrom: {wire.config_from.network})": bool(
             wire.config_from.network
@@ -124,6 +124,11 @@ def _refuse_unsupported(wire: NetworkWire) -> None:
         raise Forbidden("cannot downgrade network scope for overlay networks")
     if not wire.enable_ipv4:
         raise InvalidArgument("IPv4 cannot be disabled in a Swarm scoped network")
+    if wire.enable_ipv6:
+        raise Unsupported(
+            f"cannot create network {wire.name}: IPv6 (EnableIPv6) is not supported by Weft on"
+            " networks of the swarm"
+        )
     refuse_parts_of_other_networks(wire)
     if wire.scope not in ("", "swarm"):
         raise Unsupported(
@@ -241,7 +246,7 @@ def network_json(network: Network) -> Json:
     return body | _tail(spec.options | vnis, spec.labels) | {"Containers": None}
 
 
-def _pool_json(pool: Pool, gateway: IPv4Address | None) -> Json:
+def _pool_json(pool: Pool | Ipv6Pool, gateway: Address | None) -> Json:
     return {"Subnet": str(pool.subnet)} | omit_empty({
         "IPRange": str(pool.ip_range or ""), "Gateway": str(gateway or ""),
         "AuxiliaryAddresses": {name: str(address) for name, address in pool.reserved.items()},
@@ -280,6 +285,7 @@ def attached_network_json(network: Network) -> Json:
 
 def local_network_json(network: LocalNetwork) -> Json:
     """A network as this node knows it, without its containers."""
+    six = network.ipv6_pool
     config: list[Json] = [
         _pool_json(
             Pool(subnet, None, network.ip_range, dict(network.reserved)),
@@ -287,6 +293,7 @@ def local_network_json(network: LocalNetwork) -> Json:
         )
         for subnet, gateway in network.pools
     ]
+    config += [_pool_json(six, six.gateway)] if six is not None else []
     body = _frame(
         network.id, network.name, network.created_at, network.scope, network.driver, config
     )
@@ -294,6 +301,7 @@ def local_network_json(network: LocalNetwork) -> Json:
         "Internal": network.internal,
         "Attachable": network.attachable,
         "Ingress": network.ingress,
+        "EnableIPv6": six is not None,
     }
     return body | _tail(dict(network.options), dict(network.labels))
 
@@ -319,7 +327,7 @@ def endpoint_json(endpoint: LocalEndpoint) -> Json:
         "EndpointID": endpoint.endpoint_id,
         "MacAddress": endpoint.mac or mac_for(endpoint.address.ip),
         "IPv4Address": str(endpoint.address),
-        "IPv6Address": "",
+        "IPv6Address": str(endpoint.ipv6_address or ""),
     }
 
 

@@ -6,7 +6,7 @@ nested, and network byte order.
 """
 
 import struct
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 _HEADER = struct.Struct("=HH")
 _TYPE_MASK = 0x3FFF
@@ -43,6 +43,14 @@ def u32(kind: int, value: int) -> bytes:
 
 def ipv4(kind: int, value: IPv4Address) -> bytes:
     return attribute(kind, value.packed)
+
+
+def address(kind: int, value: IPv4Address | IPv6Address) -> bytes:
+    return attribute(kind, value.packed)
+
+
+def to_address(payload: bytes) -> IPv4Address | IPv6Address:
+    return IPv4Address(payload) if len(payload) == 4 else IPv6Address(payload)
 
 
 def mac(kind: int, value: str) -> bytes:

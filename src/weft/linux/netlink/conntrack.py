@@ -20,7 +20,7 @@ EVENTS = (1, 2, 3)
 GENERIC = struct.pack("=BBH", socket.AF_INET, 0, 0)
 TUPLE_ORIG, TUPLE_REPLY, STATUS, ID, ZONE = 1, 2, 3, 12, 18
 TUPLE_IP, TUPLE_PROTO = 1, 2
-IP_V4_SRC, _IP_V4_DST = 1, 2
+IP_V4_SRC, _IP_V4_DST, IP_V6_SRC = 1, 2, 3
 PROTO_NUM, _PROTO_SRC_PORT, PROTO_DST_PORT, _PROTO_ICMP_ID = 1, 2, 3, 4
 SEEN_REPLY, TRANSLATED = 1 << 1, 1 << 4 | 1 << 5
 """Bits of the status, which is big-endian: a packet has come back; source or destination was

@@ -12,7 +12,7 @@ element with several fields, each field is padded to four bytes.
 
 import struct
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from weft.linux.netlink.attributes import attribute, decode, decode_list, mac_bytes, text
 from weft.linux.netlink.message import NLM_F_CREATE, NLM_F_EXCL, Request
@@ -176,6 +176,8 @@ def _packed(fields: tuple[Field, ...], entry: Entry) -> bytes:
 def _octets(field: Field, value: Value) -> bytes:
     match field, value:
         case "ipv4_addr", IPv4Address():
+            return value.packed
+        case "ipv6_addr" | "ipv6_bits", IPv6Address():
             return value.packed
         case "inet_proto", str():
             return bytes((_PROTOCOLS[value],))

@@ -1,6 +1,7 @@
 """A table as nft reads it: the text between its braces."""
 
 from collections.abc import Mapping
+from ipaddress import IPv6Address
 
 from weft.network import nft
 from weft.network.kernel_state import Entry, Field, SetType, Table, Value
@@ -45,6 +46,8 @@ def _joined(fields: tuple[Field, ...], entry: Entry) -> str:
 
 
 def _word(field: Field, value: Value) -> str:
+    if field == "ipv6_bits" and isinstance(value, IPv6Address):
+        return f"{int(value):#034x}"
     return f"{value:#010x}" if field == "mark" else str(value)
 
 

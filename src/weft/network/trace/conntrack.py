@@ -10,9 +10,9 @@ here.
 """
 
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address
 from typing import NamedTuple
 
+from weft.model.addresses import Address
 from weft.model.trace import Flow, Packet
 
 FIRST_SPARE_PORT = 50000
@@ -37,14 +37,14 @@ class Connection:
             self.original.destination_port,
         )
 
-    def send_to(self, address: IPv4Address, port: int | None) -> None:
+    def send_to(self, address: Address, port: int | None) -> None:
         """DNAT. If `port` is None, the port stays."""
         reply = self.reply
         self.reply = reply._replace(
             source=address, source_port=reply.source_port if port is None else port
         )
 
-    def send_from(self, address: IPv4Address) -> None:
+    def send_from(self, address: Address) -> None:
         """SNAT."""
         self.reply = self.reply._replace(destination=address)
 
@@ -118,7 +118,7 @@ class Connections:
             connection.translated = set(flow.translated)
             self.confirm(connection)
 
-    def forget_answered_by(self, address: IPv4Address) -> None:
+    def forget_answered_by(self, address: Address) -> None:
         """`conntrack -D --reply-src <address>`."""
         self._known = {k: t for k, t in self._known.items() if t.connection.reply.source != address}
 

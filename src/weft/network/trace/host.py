@@ -9,12 +9,12 @@ passes.
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address
 from typing import NamedTuple
 
 import msgspec
 
-from weft.model.addresses import MacAddress
+from weft.model.addresses import Address, Interface, MacAddress, Subnet
 from weft.network.kernel_state import (
     HOST,
     Bridge,
@@ -41,7 +41,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     mac: MacAddress | None = None
     up: bool = True
     master: str | None = None
-    addresses: tuple[IPv4Interface, ...] = ()
+    addresses: tuple[Interface, ...] = ()
     """The kernel uses the first one as source address."""
     port: BridgePort = BridgePort()
     peer: tuple[str, str] | None = None
@@ -55,7 +55,7 @@ class Listener(NamedTuple):
     """A socket that takes packets."""
 
     protocol: str
-    address: IPv4Address
+    address: Address
     port: int
 
 
@@ -65,9 +65,9 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     name: str
     devices: Mapping[str, Device]
     whole: bool = True
-    local: Sequence[IPv4Network] = ()
+    local: Sequence[Subnet] = ()
     """Addresses that are delivered here."""
-    neighbours: Mapping[tuple[str, IPv4Address], MacAddress] = {}
+    neighbours: Mapping[tuple[str, Address], MacAddress] = {}
     """Permanent ones, by interface and address."""
     tunnels: Mapping[tuple[str, MacAddress], IPv4Address] = {}
     """By VXLAN interface and MAC: the host behind which it is."""
@@ -92,7 +92,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     listeners: frozenset[Listener] | None = None
     """None: not known."""
 
-    def is_local(self, address: IPv4Address) -> bool:
+    def is_local(self, address: Address) -> bool:
         return any(address in network for network in self.local)
 
     def sysctl(self, key: str) -> str:

@@ -1,7 +1,7 @@
 """What is behind an interface: who answers for an address there, and by which port a bridge sends a
 frame on; and if nobody does, why.
 
-The questions are asked as the kernel asks them: ARP goes to every port of a bridge, a VXLAN
+The questions are asked as the kernel asks them: ARP, or neighbour discovery of IPv6, goes to every port of a bridge, a VXLAN
 interface answers itself for the neighbours that it knows (`proxy`), a frame to an unknown MAC goes
 out of every port that floods.
 """
@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
-from weft.model.addresses import MacAddress, mac_for
+from weft.model.addresses import Address, MacAddress, mac_for
 from weft.model.trace import CauseKind, Packet
 from weft.network.kernel_state import HOST, Bridge, Tap, Veth, Vxlan
 from weft.network.trace import stack as ip
 from weft.network.trace.host import LOOPBACK, Device, Host, Space
 from weft.network.trace.stack import Halt
 
-IsLocal = Callable[[IPv4Address], bool]
+IsLocal = Callable[[Address], bool]
 
 
 class Answer(NamedTuple):
@@ -55,7 +55,7 @@ def uplink(host: Host, packet: Packet) -> Device:
 # --- neighbours
 
 
-def resolve(host: Host, device: Device, address: IPv4Address) -> Answer:
+def resolve(host: Host, device: Device, address: Address) -> Answer:
     """Answers from the permanent neighbours, then by ARP."""
     space = host.space(device.space)
     known = space.neighbours.get((device.name, address))
@@ -79,7 +79,7 @@ def _missing(device: Device, words: str, repair: str = "") -> Answer:
     return Answer(None, missing=words, where=(device.space, device.name), repair=repair)
 
 
-def _ask(host: Host, device: Device, address: IPv4Address) -> Answer:
+def _ask(host: Host, device: Device, address: Address) -> Answer:
     """Answers an ARP request that comes in by the device."""
     if not device.up:
         return _missing(device, f"interface {device.name} is down")
@@ -97,7 +97,7 @@ def why_not_bridged(device: Device) -> str:
     return f"{device.name} is a port of no bridge" if is_port and not device.master else ""
 
 
-def _ask_ports(host: Host, bridge: Device, port: Device | None, address: IPv4Address) -> Answer:
+def _ask_ports(host: Host, bridge: Device, port: Device | None, address: Address) -> Answer:
     """Sends an ARP request to the bridge and its ports. VXLAN devices answer for the neighbours
     that they know (`proxy`)."""
     space = host.space(bridge.space)
@@ -118,11 +118,12 @@ def _ask_ports(host: Host, bridge: Device, port: Device | None, address: IPv4Add
     return _unanswered(host, bridge, port, address)
 
 
-def _unanswered(host: Host, bridge: Device, asker: Device | None, address: IPv4Address) -> Answer:
+def _unanswered(host: Host, bridge: Device, asker: Device | None, address: Address) -> Answer:
     """Why nobody behind a bridge answered for the address: what is wrong with the port behind which
     it should be, else with the tunnel."""
     space = host.space(bridge.space)
-    port = space.ports.get((bridge.name, mac_for(address)))
+    mac = mac_for(address) if isinstance(address, IPv4Address) else ""
+    port = space.ports.get((bridge.name, mac))
     if port is not None:
         return next(_faults(host, space.devices[port], address), _missing(bridge, ""))
     for device in space.devices.values():
@@ -146,7 +147,7 @@ def _unanswered(host: Host, bridge: Device, asker: Device | None, address: IPv4A
 
 
 def _faults(
-    host: Host, port: Device, address: IPv4Address, bridge: Device | None = None
+    host: Host, port: Device, address: Address, bridge: Device | None = None
 ) -> Iterator[Answer]:
     """What is wrong with a port. `bridge`: which it should be a port of."""
     if port.master is None:

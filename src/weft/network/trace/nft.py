@@ -9,9 +9,10 @@ in flight, or gives a verdict. The caller (stack.py) decides the order of the ch
 import functools
 import re
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, ip_network
 from typing import NamedTuple
 
+from weft.model.addresses import Address
 from weft.model.trace import Packet
 from weft.network.kernel_state import Table
 from weft.network.render.changes import (
@@ -90,7 +91,7 @@ class Flight:
     def __init__(
         self,
         packet: Packet,
-        is_local: Callable[[IPv4Address], bool],
+        is_local: Callable[[Address], bool],
         counters: dict[str, int],
         connections: Connections,
     ) -> None:
@@ -230,7 +231,7 @@ def _address(m: re.Match[str], f: Flight, r: Ruleset) -> bool:
     field, negated, what = m.groups()
     address = f.packet.source if field == "saddr" else f.packet.destination
     values = r.elements[what[1:]] if what.startswith("@") else what.strip("{ }").split(", ")
-    return any(address in IPv4Network(value) for value in values) != bool(negated)
+    return any(address in ip_network(value) for value in values) != bool(negated)
 
 
 def _protocol(m: re.Match[str], f: Flight, r: Ruleset) -> bool:
@@ -298,7 +299,10 @@ def _send_to(target: str | None) -> bool:
     key."""
     if target is None:
         return False
-    raise Stop(f"dnat {target.replace(' . ', ':')}")
+    address, _, port = target.partition(" . ")
+    if port:
+        raise Stop(f"dnat [{address}]:{port}" if ":" in address else f"dnat {address}:{port}")
+    raise Stop(f"dnat {address}")
 
 
 def _asked(field: str, f: Flight) -> str | None:
@@ -339,7 +343,7 @@ def _dnat_by_client(m: re.Match[str], f: Flight, r: Ruleset) -> bool:
     asked = _asked(field, f)
     if asked is None:
         return False
-    slot = jhash(f.packet.source, int(size), int(seed, 16))
+    slot = jhash(IPv4Address(f.packet.source), int(size), int(seed, 16))
     f.choices = _backends(r, slots, asked)
     return _send_to(r.elements[slots].get(f"{asked} . {slot}"))
 
@@ -360,9 +364,10 @@ STATEMENTS = (
     _statement(r"ip daddr vmap @(\S+)", lambda m, f, r: _jump_by(str(f.packet.destination), m, r)),
     _statement(r"ip daddr \. meta l4proto \. th dport vmap @(\S+)", lambda m, f, r: _jump_by(_service_at(f), m, r)),
     _statement(r"ip daddr \. meta l4proto \. th dport @(\S+)", lambda m, f, r: _service_at(f) in r.elements[m[1]]),
-    _statement(r"ip (saddr|daddr) (!= )?(\{ .+? \}|\S+)", _address),
-    _statement(r"ether type (\w+)", lambda m, f, r: m[1] == "ip"),
-    _statement(r"ether saddr \. (?:ip saddr|arp saddr ip) (!= )?@(\S+)",
+    _statement(r"ip6? (saddr|daddr) (!= )?(\{ .+? \}|\S+)", _address),
+    _statement(r"ether type (\w+)", lambda m, f, r: m[1] == f.packet.family),
+    _statement(r"icmpv6 type (?:\{ .+? \}|\S+)", lambda m, f, r: False),
+    _statement(r"ether saddr \. (?:ip6? saddr|arp saddr ip) (!= )?@(\S+)",
                lambda m, f, r: (_sender(f) in r.elements[m[2]]) != bool(m[1])),
     _statement(r"ip protocol (\w+)", lambda m, f, r: f.packet.protocol == m[1]),
     _statement(r"meta l4proto \. th dport vmap @(\S+)", lambda m, f, r: _jump_by(_service(f), m, r)),
@@ -387,11 +392,11 @@ STATEMENTS = (
     _statement(r"ether daddr set meta mark map @(\S+)", _set_ether),
     _statement(FIELDS + r"\(?numgen inc mod (\d+)(?: offset (\d+) & (\d+)\))? map @(\S+)", _dnat_in_turn),
     _statement(FIELDS + r"jhash ip saddr mod (\d+) seed (0x\w+) map @(\S+)", _dnat_by_client),
-    _statement(r"dnat ip to ip daddr \. meta l4proto \. th dport map @(\S+)",
+    _statement(r"dnat ip6? to ip6? daddr \. meta l4proto \. th dport map @(\S+)",
                lambda m, f, r: _send_to(r.elements[m[1]].get(_service_at(f)))),
-    _statement(r"dnat ip to meta l4proto \. th dport map @(\S+)", lambda m, f, r: _send_to(r.elements[m[1]].get(_service(f)))),
+    _statement(r"dnat ip6? to meta l4proto \. th dport map @(\S+)", lambda m, f, r: _send_to(r.elements[m[1]].get(_service(f)))),
     _statement(r"dnat ip to (\S+)", lambda m, f, r: _send_to(m[1])),
-    _statement(r"snat ip to \S+", _stop),
+    _statement(r"snat ip6? to \S+", _stop),
     _statement(r"(?:masquerade|accept|drop|reject with tcp reset|reject with icmp type \S+|goto \S+|jump \S+)", _stop),
     _statement(r"notrack", _no_track),
 )  # fmt: skip

@@ -7,9 +7,10 @@ the next device and beyond.
 """
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import ip_address
 from typing import NamedTuple, Protocol
 
+from weft.model.addresses import Address
 from weft.model.trace import ANY, CauseKind, Packet, StepKind
 from weft.network.kernel_state import MAIN_TABLE, Route, Rule
 from weft.network.nft import DSTNAT, SRCNAT
@@ -19,7 +20,7 @@ from weft.network.trace.nft import Chain, Flight, Ruleset, run
 
 CONNTRACK_PRIORITY = -200
 MAIN_PRIORITY = 32766
-PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "esp": 50, "sctp": 132}
+PROTOCOLS = {"icmp": 1, "ipv6-icmp": 58, "tcp": 6, "udp": 17, "esp": 50, "sctp": 132}
 DAEMON = "the daemon of this host, by itself, within 10 s, or weft doctor --repair at once"
 """What repairs what the daemon has made."""
 
@@ -48,8 +49,8 @@ class Hop(NamedTuple):
     """The result of a route lookup: a device and a neighbour."""
 
     device: str
-    neighbour: IPv4Address
-    source: IPv4Address
+    neighbour: Address
+    source: Address
     """Source address of the host's own packets that have none."""
     table: int
     route: Route | None = None
@@ -63,7 +64,7 @@ def hook(space: Space, name: str, flight: Flight, note: Note) -> None:
     """Runs the chains of a hook (prerouting, input, forward, output or postrouting) in order of
     priority. Connection tracking runs between the raw chains and the rest, address translation at
     the end."""
-    chains = sorted(_chains(space, "ip", name), key=lambda c: c[1].priority)
+    chains = sorted(_chains(space, flight.packet.family, name), key=lambda c: c[1].priority)
     for rules, chain in chains:
         if chain.priority < CONNTRACK_PRIORITY:
             _call(rules, chain, flight, note)
@@ -198,15 +199,26 @@ def _choose_translation(
             return
 
 
+def _target(text: str) -> tuple[Address, int | None]:
+    """`10.0.0.2`, `10.0.0.2:80`, `fd00::2`, `[fd00::2]:80`"""
+    if text.startswith("["):
+        address, _, port = text[1:].partition("]:")
+    elif text.count(":") > 1:
+        address, port = text, ""
+    else:
+        address, _, port = text.partition(":")
+    return ip_address(address), int(port) if port else None
+
+
 def _choose(space: Space, connection: Connection, word: str, flight: Flight) -> bool:
     """Applies a verdict that is a translation; False if it is none."""
     if word.startswith("dnat "):
-        address, _, port = word.removeprefix("dnat ").partition(":")
-        connection.send_to(IPv4Address(address), int(port) if port else None)
-    elif word.startswith("snat ip to "):
-        connection.send_from(IPv4Address(word.removeprefix("snat ip to ")))
+        connection.send_to(*_target(word.removeprefix("dnat ")))
+    elif word.startswith(("snat ip to ", "snat ip6 to ")):
+        connection.send_from(ip_address(word.rpartition(" ")[2]))
     elif word == "masquerade":
-        addresses = space.devices[flight.output].addresses
+        version = flight.packet.source.version
+        addresses = [a for a in space.devices[flight.output].addresses if a.version == version]
         if not addresses:
             raise Halt(
                 CauseKind.MISSING,
@@ -231,7 +243,8 @@ def look_up(space: Space, packet: Packet, mark: int, input: str = LOOPBACK) -> H
     if space.is_local(destination):
         return Hop(LOOPBACK, destination, destination, 255)
     number = PROTOCOLS.get(packet.protocol)
-    for rule in (*space.by_priority, Rule(priority=MAIN_PRIORITY, table=MAIN_TABLE)):
+    own = space.by_priority if destination.version == 4 else ()  # those of IPv6 are not ours
+    for rule in (*own, Rule(priority=MAIN_PRIORITY, table=MAIN_TABLE)):
         fits = (
             mark & rule.mask == rule.mark
             and rule.input_device in (None, input)
@@ -258,7 +271,7 @@ def check_source(space: Space, packet: Packet, mark: int, input: str) -> None:
             f"dropped: martian {packet.source} > {packet.destination} by {input}",
             repair="nothing: no such packet may come in",
         )
-    if not _setting(space, input, "rp_filter"):
+    if packet.source.version == 6 or not _setting(space, input, "rp_filter"):
         return
     seen = mark if _setting(space, input, "src_valid_mark") else 0
     way = look_up(space, packet.reversed(), seen)
@@ -280,10 +293,11 @@ def _setting(space: Space, device: str, name: str) -> int:
     return max(int(space.sysctl(f"net.ipv4.conf.{where}.{name}")) for where in ("all", device))
 
 
-def answers_arp(space: Space, device: Device, address: IPv4Address) -> bool:
+def answers_arp(space: Space, device: Device, address: Address) -> bool:
     own = any(address == a.ip for a in device.addresses)
     return own or (
-        not _setting(space, device.name, "arp_ignore")
+        address.version == 4  # a neighbour of IPv6 answers for the interface's own alone
+        and not _setting(space, device.name, "arp_ignore")
         and not address.is_loopback
         and space.is_local(address)
     )
@@ -293,18 +307,23 @@ def _is_within(port: int, range: tuple[int, int] | None) -> bool:
     return range is None or range[0] <= port <= range[1]
 
 
-def _longest(space: Space, table: int, destination: IPv4Address) -> Route | None:
+def _longest(space: Space, table: int, destination: Address) -> Route | None:
     found = [r for r in space.routes if r.table == table and destination in r.destination]
     return max(found, key=lambda r: r.destination.prefixlen, default=None)
 
 
-def _own_address(space: Space, device: str, neighbour: IPv4Address) -> IPv4Address:
+def _own_address(space: Space, device: str, neighbour: Address) -> Address:
     """An address of the device in the neighbour's subnet, else the device's first, else any of the
     namespace."""
     known = space.devices.get(device)
-    on_device = known.addresses if known is not None else ()
-    near = [a.ip for a in on_device if neighbour in IPv4Network(a.network)]
-    everywhere: Sequence[IPv4Address] = [
-        a.ip for d in space.devices.values() if d.name != LOOPBACK for a in d.addresses
+    version = neighbour.version
+    on_device = [a for a in known.addresses if a.version == version] if known is not None else []
+    near = [a.ip for a in on_device if neighbour in a.network]
+    everywhere: Sequence[Address] = [
+        a.ip
+        for d in space.devices.values()
+        if d.name != LOOPBACK
+        for a in d.addresses
+        if a.version == version
     ]
     return next(iter((*near, *(a.ip for a in on_device), *everywhere)), ANY)

@@ -14,7 +14,7 @@ import functools
 from ipaddress import IPv4Address
 from typing import NoReturn
 
-from weft.model.addresses import ESP_OVERHEAD, VXLAN_OVERHEAD
+from weft.model.addresses import ESP_OVERHEAD, VXLAN_OVERHEAD, Address
 from weft.model.trace import (
     ANY,
     VXLAN_SOURCE_PORT,
@@ -43,6 +43,8 @@ from weft.network.trace.nft import Flight
 from weft.network.trace.stack import Halt
 
 MOST_STEPS = 100
+ROUTES = {"ip": "net.ipv4.ip_forward", "ip6": "net.ipv6.conf.all.forwarding"}
+"""The parameter of the kernel that makes a host a router, by family."""
 SERVER = "a server in the container that listens on the port, on 0.0.0.0 or on this address"
 
 
@@ -139,7 +141,7 @@ class _Walk:
         self._at(space, StepKind.SEND, "sends", flight)
         self._tell_foreign(space)
         hop = self._route(space, flight, LOOPBACK)
-        if flight.packet.source == ANY:
+        if flight.packet.source.is_unspecified:
             flight.packet = flight.packet._replace(source=hop.source)
         before = (flight.mark, flight.packet.destination)
         flight.output = hop.device
@@ -164,11 +166,11 @@ class _Walk:
             ip.hook(space, "input", flight, note)
             ip.confirm(flight)
             self._deliver(space, flight)
-        elif space.sysctl("net.ipv4.ip_forward") != "1":
+        elif space.sysctl(ROUTES[flight.packet.family]) != "1":
             raise Halt(
                 CauseKind.NOT_A_ROUTER,
                 "dropped: not a router",
-                "net.ipv4.ip_forward is 0" if space.name == HOST else
+                f"{ROUTES[flight.packet.family]} is 0" if space.name == HOST else
                 f"{flight.packet.destination} is not an address of this namespace",
                 where=(space.name, device),
             )  # fmt: skip
@@ -263,7 +265,7 @@ class _Walk:
 
     # --- frames
 
-    def _transmit(self, device: Device, flight: Flight, neighbour: IPv4Address = ANY) -> None:
+    def _transmit(self, device: Device, flight: Flight, neighbour: Address = ANY) -> None:
         if not device.up:
             self._down(device)
         self._check_size(device, flight)
@@ -407,7 +409,7 @@ class _Walk:
     def _encrypt(self, space: Space, flight: Tunnelled, device: str) -> None:
         """Encrypts (RFC 4303), and sends the ESP packet from the host's namespace."""
         seals, remote = self.host.seals, flight.packet.destination
-        spi = seals.outbound.get(remote, 0) if seals is not None else 0
+        spi = seals.outbound.get(IPv4Address(remote), 0) if seals is not None else 0
         if seals is not None and not spi:
             raise Halt(
                 CauseKind.NO_KEY,
@@ -491,5 +493,5 @@ class _Walk:
             raise Halt(CauseKind.CIRCLE, "going in circles", "", "routes that do not form a circle")
 
 
-def _takes(listener: Listener, destination: IPv4Address) -> bool:
+def _takes(listener: Listener, destination: Address) -> bool:
     return listener.address in (ANY, destination)
