@@ -312,6 +312,8 @@ def test_inspect_shows_what_was_asked_for(client: docker.DockerClient) -> None:
         oom_score_adj=5,
         devices=["/dev/null:/dev/mine:r"],
         cgroup_parent="/docker/buildx",
+        device_cgroup_rules=["c 42:* rmw", "a *:* r"],
+        volume_driver="local",
         device_requests=[docker.types.DeviceRequest(driver="cdi", device_ids=["a.com/b=c"])],
         healthcheck={"test": ["CMD", "true"], "interval": 10**9},
     )
@@ -331,7 +333,7 @@ def test_inspect_shows_what_was_asked_for(client: docker.DockerClient) -> None:
         "Memory", "MemoryReservation", "NanoCpus", "CpusetCpus", "CpuShares", "PidsLimit",
         "ShmSize", "Ulimits", "Sysctls", "ExtraHosts", "Dns", "PidMode", "IpcMode", "UTSMode",
         "ReadonlyRootfs", "Init", "OomScoreAdj", "Devices", "CgroupParent",
-        "DeviceRequests",
+        "DeviceRequests", "DeviceCgroupRules", "VolumeDriver",
     )} == {
         "NetworkMode": "host",
         "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3},
@@ -348,6 +350,7 @@ def test_inspect_shows_what_was_asked_for(client: docker.DockerClient) -> None:
             "Driver": "cdi", "Count": 0, "DeviceIDs": ["a.com/b=c"], "Capabilities": None,
             "Options": None,
         }],
+        "DeviceCgroupRules": ["c 42:* rmw", "a *:* r"], "VolumeDriver": "local",
         "Devices": [
             {"PathOnHost": "/dev/null", "PathInContainer": "/dev/mine", "CgroupPermissions": "r"}
         ],
@@ -370,7 +373,7 @@ def test_inspect_shows_what_was_asked_for(client: docker.DockerClient) -> None:
         (("--pid", "container:gone"), "No such container: gone"),
         (("--network", "container:gone"), "No such container: gone"),
         (("--volumes-from", "gone"), "No such container: gone"),
-        (("--volume-driver", "nfs"), "HostConfig.VolumeDriver is not supported by Weft"),
+        (("--volume-driver", "nfs"), "HostConfig.VolumeDriver: the driver nfs is not supported"),
         (("--storage-opt", "size=1g"), "HostConfig.StorageOpt is not supported by Weft"),
         (("--cgroup-parent", "../x"), "invalid cgroup parent '../x': '..' would lead out"),
         (("--log-driver", "fluentd"), "HostConfig.LogConfig.Type: the log driver fluentd"),
@@ -383,7 +386,10 @@ def test_inspect_shows_what_was_asked_for(client: docker.DockerClient) -> None:
         ),
         (("--domainname", "a b"), "invalid Domainname: 'a b' is not a name"),
         (("--domainname", "x" * 65), "has more than 64 characters"),
-        (("--oom-score-adj", "1001"), "Invalid value 1001, range for oom score adj is [-1000, 1000]"),
+        (
+            ("--oom-score-adj", "1001"),
+            "Invalid value 1001, range for oom score adj is [-1000, 1000]",
+        ),
         (("--memory-swap", "1g"), "You should always set the Memory limit"),
         (("--cpus", "1", "--cpu-quota", "5000"), "Nano CPUs and CPU Quota cannot both be set"),
         (("--cpuset-cpus", "a"), "Invalid value a for cpuset cpus"),

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from weft.model.addresses import Port, Protocol
+from weft.model.device import DeviceRule
 from weft.model.device_request import DeviceRequest
 from weft.model.endpoint_settings import EndpointSettings
 from weft.model.meta import SECOND, Nanoseconds
@@ -102,6 +103,7 @@ class AsWritten(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     stop_timeout: int | None = None
     """Seconds."""
     annotations: dict[str, str] = msgspec.field(default_factory=dict)
+    volume_driver: str = ""
 
 
 class PlainContainer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -118,6 +120,7 @@ class PlainContainer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     """Beside those of the image."""
     mac_address: str = ""
     device_requests: tuple[DeviceRequest, ...] = ()
+    device_rules: tuple[DeviceRule, ...] = ()
     cgroup_parent: str = ""
     """As it was written: see `control_group.py`."""
     written: AsWritten = AsWritten()

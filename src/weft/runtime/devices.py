@@ -7,12 +7,12 @@ console. Source of the rules: moby `daemon/oci_linux.go` (WithDevices) and `oci/
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from weft.errors import OperationFailed, cause_of
-from weft.model.device import Device
+from weft.model.device import Device, DeviceRule
 from weft.model.service import ContainerSpec
 
 _NOTHING: dict[str, Any] = {"allow": False, "access": "rwm"}
@@ -30,9 +30,12 @@ class Devices(NamedTuple):
     rules: tuple[dict[str, Any], ...] = (_NOTHING,)
 
 
-def find_devices(spec: ContainerSpec, dev: Path = Path("/dev")) -> Devices:
-    """What the container gets. `dev`: the host's, all of which a privileged container gets. Raises
-    `OperationFailed` with Docker's text for a device that this host does not have."""
+def find_devices(
+    spec: ContainerSpec, given: Sequence[DeviceRule] = (), dev: Path = Path("/dev")
+) -> Devices:
+    """What the container gets. `given`: what it may use without a node. `dev`: the host's, all of
+    which a privileged container gets. Raises `OperationFailed` with Docker's text for a device that
+    this host does not have."""
     chosen = [(node, device.access) for device in spec.devices for node in _nodes_of(device)]
     if spec.privileges.privileged:
         nodes = {node["path"]: node for node in _all_nodes(dev)}
@@ -43,7 +46,14 @@ def find_devices(spec: ContainerSpec, dev: Path = Path("/dev")) -> Devices:
          "access": access}
         for node, access in chosen
     ]  # fmt: skip
+    rules += [_document(rule) for rule in given]
     return Devices(tuple(node for node, _ in chosen), (_NOTHING, *rules))
+
+
+def _document(rule: DeviceRule) -> dict[str, Any]:
+    numbers = {"major": rule.major, "minor": rule.minor}
+    found = {name: number for name, number in numbers.items() if number is not None}
+    return {"allow": True, "type": rule.kind, "access": rule.access} | found
 
 
 def _nodes_of(device: Device) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from weft.model.container import Image, MemoryFile
+from weft.model.plain_container import PlainContainer
 from weft.runtime.box import Box, ImageFiles
 from weft.runtime.cdi import injected
 from weft.runtime.confinement import Confiner
@@ -83,9 +84,9 @@ class Maker:
             mount_shared_memory(directory.shm, shm_size(config))
         group = await self._oci.groups.parent()
         # Users name devices by any path of the host, also of a file server that does not answer.
-        devices = await asyncio.to_thread(find_devices, config.spec)
-        requests = () if config.plain is None else config.plain.device_requests
-        given = await asyncio.to_thread(injected, requests)
+        plain = config.plain or PlainContainer()
+        devices = await asyncio.to_thread(find_devices, config.spec, plain.device_rules)
+        given = await asyncio.to_thread(injected, plain.device_requests)
         document = await asyncio.to_thread(
             container_document,
             *(container, image, user, directory.path, seccomp, devices, mounts, group, given),

@@ -80,3 +80,18 @@ def test_a_mode_that_a_namespace_cannot_have(field: str, value: str, text: str) 
 @pytest.mark.parametrize("mode", ["", "none", "private", "shareable", "host", "container:one"])
 def test_each_mode_of_the_ipc_namespace(mode: str) -> None:
     assert read(HostConfig={"IpcMode": mode}).plain.modes.ipc == mode
+
+
+@pytest.mark.parametrize(
+    "rule",
+    ["c 1:3", "x 1:3 r", "c 1:3 rwx", "c 1:3  r", "", "c 1 r", "c 9999999999:1 r", "c 1:3 r "],
+)
+def test_a_rule_for_devices_that_is_none_is_refused(rule: str) -> None:
+    with pytest.raises(InvalidArgument, match="invalid device cgroup rule format"):
+        read(HostConfig={"DeviceCgroupRules": [rule]})
+
+
+@pytest.mark.parametrize("rule", ["c 1:3 r", "b *:7 rwm", "a *:* rwm", "c 42:* mr"])
+def test_a_rule_for_devices_is_kept_as_it_was_written(rule: str) -> None:
+    made = read(HostConfig={"DeviceCgroupRules": [rule]})
+    assert [str(each) for each in made.plain.device_rules] == [rule]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from weft.errors import OperationFailed
-from weft.model.device import Device
+from weft.model.device import Device, DeviceRule
 from weft.model.privileges import Privileges
 from weft.model.service import ContainerSpec
 from weft.runtime.devices import Devices, find_devices
@@ -31,6 +31,21 @@ def test_a_link_leads_to_the_device_that_is_allowed(tmp_path: Path) -> None:
     mode = {"fileMode": status.st_mode & 0o7777, "uid": status.st_uid, "gid": status.st_gid}
     assert found.nodes == ({"path": "/dev/mine"} | numbers | mode,)
     assert found.rules == (NOTHING, {"allow": True, "access": "r"} | numbers)
+
+
+def test_rules_are_for_devices_without_nodes() -> None:
+    rules = (
+        DeviceRule(kind="c", major=42, access="rm"),
+        DeviceRule(kind="b", minor=7, access="w"),
+        DeviceRule(kind="a", access="rwm"),
+    )
+    assert [str(rule) for rule in rules] == ["c 42:* rm", "b *:7 w", "a *:* rwm"]
+    assert find_devices(spec(), rules) == Devices((), (
+        NOTHING,
+        {"allow": True, "type": "c", "access": "rm", "major": 42},
+        {"allow": True, "type": "b", "access": "w", "minor": 7},
+        {"allow": True, "type": "a", "access": "rwm"},
+    ))  # fmt: skip
 
 
 def test_what_is_no_device_is_named(tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ from weft.model.plain_container import PlainContainer
 from weft.model.service import ContainerSpec
 
 UNUSED: tuple[tuple[Any, tuple[str, ...]], ...] = (
-    (None, ("Links", "DeviceCgroupRules")),
+    (None, ("Links",)),
     (0, (
         "CpuRealtimePeriod", "CpuRealtimeRuntime", "CpuCount", "CpuPercent", "IOMaximumIOps",
         "IOMaximumBandwidth",
     )),
-    ("", ("VolumeDriver", "Cgroup")),
+    ("", ("Cgroup",)),
 )  # fmt: skip
 """Fields of `HostConfig` that no container in Weft uses, with the values that clients see."""
 _DEFAULT_SHM = 64 << 20
@@ -106,6 +106,8 @@ def _plain_json(container: Container) -> Json:
         "Binds": list(written.binds) or None,
         "VolumesFrom": list(written.volumes_from) or None,
         "ContainerIDFile": written.id_file,
+        "VolumeDriver": written.volume_driver,
+        "DeviceCgroupRules": [str(rule) for rule in plain.device_rules] or None,
         "DeviceRequests": [_request_json(each) for each in plain.device_requests] or None,
         **omit_empty({
             "Tmpfs": written.tmpfs, "Annotations": written.annotations,

@@ -4,6 +4,7 @@ Fields that a service has as well get the same values in the model. This file re
 has no place for, with the field and the value; `control.requests.containers` decides whether a
 container makes sense."""
 
+import re
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv6Address
 from typing import cast, get_args
@@ -33,7 +34,7 @@ from weft.api.schema.security_options import privileges_written
 from weft.errors import InvalidArgument, Unsupported, clip
 from weft.model.addresses import Port, Protocol
 from weft.model.container_request import ContainerRequest
-from weft.model.device import Device
+from weft.model.device import Device, DeviceRule
 from weft.model.device_request import DeviceRequest
 from weft.model.endpoint_settings import EndpointSettings
 from weft.model.limits import DeviceLimits, FurtherLimits, Throttle
@@ -54,6 +55,7 @@ from weft.model.service import ContainerSpec, Mount, Resources, Ulimit
 Find = Callable[[str], str]
 """Finds the id of the container that a user names. Raises `NotFound`."""
 MAX_PORT = 2**16 - 1
+_RULE = re.compile(r"([acb]) ([0-9]{1,9}|\*):([0-9]{1,9}|\*) ([rwm]{1,3})")
 _RUNTIMES = ("", "runc", "io.containerd.runc.v2")
 _DEFAULT_NETWORK = "bridge"
 _ALONE = ("host", "none")
@@ -76,6 +78,11 @@ def request_from(
     if host.isolation not in ("", "default"):
         raise InvalidArgument(
             f"invalid isolation ({clip(host.isolation)}): linux only supports 'default'"
+        )
+    if host.volume_driver not in ("", "local"):
+        raise Unsupported(
+            f"HostConfig.VolumeDriver: the driver {clip(host.volume_driver)} is not supported by"
+            " Weft, which has local"
         )
     modes = _modes_from(host, find)
     return ContainerRequest(
@@ -187,6 +194,7 @@ def _plain_from(wire: NewContainerWire, modes: NamespaceModes) -> PlainContainer
             for binding in (bindings or (BindingWire(),))
         ),
         publish_all=host.publish_all_ports,
+        device_rules=tuple(map(_rule_from, host.device_cgroup_rules)),
         device_requests=tuple(map(_device_request_from, host.device_requests)),
         cgroup_parent=host.cgroup_parent,
         exposed=tuple(
@@ -206,8 +214,17 @@ def _plain_from(wire: NewContainerWire, modes: NamespaceModes) -> PlainContainer
             id_file=host.container_id_file,
             stop_timeout=wire.stop_timeout,
             annotations=host.annotations,
+            volume_driver=host.volume_driver,
         ),
     )
+
+
+def _rule_from(text: str) -> DeviceRule:
+    match = _RULE.fullmatch(text)
+    if match is None:
+        raise InvalidArgument(f"invalid device cgroup rule format: '{clip(text)}'")
+    major, minor = (None if number == "*" else int(number) for number in match.group(2, 3))
+    return DeviceRule(kind=match[1], major=major, minor=minor, access=match[4])
 
 
 def _device_request_from(wire: DeviceRequestWire) -> DeviceRequest:

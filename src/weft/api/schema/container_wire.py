@@ -73,9 +73,8 @@ class LimitsWire(Wire, frozen=True):
 
 class HostConfigWire(LimitsWire, frozen=True):
     lacks: ClassVar[tuple[str, ...]] = (
-        "VolumeDriver", "Links", "Cgroup", "StorageOpt", "CpuRealtimePeriod", "CpuRealtimeRuntime",
-        "DeviceCgroupRules", "KernelMemory", "KernelMemoryTCP", "CpuCount", "CpuPercent", "IOMaximumIOps",
-        "IOMaximumBandwidth",
+        "Links", "Cgroup", "StorageOpt", "CpuRealtimePeriod", "CpuRealtimeRuntime", "KernelMemory",
+        "KernelMemoryTCP", "CpuCount", "CpuPercent", "IOMaximumIOps", "IOMaximumBandwidth",
     )  # fmt: skip
 
     blkio_weight_device: Annotated[tuple[WeightWire, ...], FEW] = ()
@@ -127,6 +126,8 @@ class HostConfigWire(LimitsWire, frozen=True):
     readonly_paths: tuple[str, ...] | None = None
     init: bool | None = None
     devices: Annotated[tuple[DeviceWire, ...], FEW] = ()
+    device_cgroup_rules: Annotated[tuple[str, ...], FEW] = ()
+    volume_driver: str = ""
     device_requests: Annotated[tuple[DeviceRequestWire, ...], FEW] = ()
     ulimits: Annotated[tuple[UlimitWire, ...], FEW] = ()
     pids_limit: Signed = 0
