@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TypeVar
@@ -21,7 +21,8 @@ from weft.model.encryption import Association, DataKey, IcvBits, Protection
 from weft.model.ids import NetworkId, NodeId
 from weft.model.network import Segment
 from weft.model.sandbox import NodeFacts
-from weft.network.encryption import isolation
+from weft.network.encryption import isolation, marked_frames
+from weft.network.kernel_state import Namespace
 
 PEER_PROGRAM = Path(__file__).parents[1] / "kernel/esp_host.py"
 GUEST, PEER = IPv4Address("10.59.74.2"), IPv4Address("10.59.74.1")
@@ -183,19 +184,8 @@ def marks(icv: IcvBits) -> str:
     """The rules that the plan has in the host with the kernel engine, and VXLAN without connection
     tracking as the mesh has it."""
 
-    def view(vni: int, encrypted: bool) -> NetworkView:
-        subnet = IPv4Network(f"10.98.{vni & 0xFF}.0/24")
-        segments = (Segment(subnet, subnet[1], vni),)
-        definition = NetworkDefinition(
-            id=NetworkId(f"{vni:025}"),
-            name="n",
-            segments=segments,
-            encrypted=encrypted,
-            icv_bits=icv,
-        )
-        return NetworkView(definition, {}, {})
-
-    views = [view(SEALED, True), view(PLAIN, False)]
+    definitions = [definition(SEALED, True, icv), definition(PLAIN, False)]
+    views = [NetworkView(each, {}, {}) for each in definitions]
     keys = (DataKey(tag=1, secret=bytes(16)),)
     assignment = Assignment(
         node=NodeId("a"),
@@ -204,10 +194,31 @@ def marks(icv: IcvBits) -> str:
         data_path_port=PORT,
     )
     facts = NodeFacts(node=NodeId("a"), data_path_address=GUEST, esp_engine="kernel")
-    (namespace,) = isolation(assignment, facts)
+    return f"{_rules(isolation(assignment, facts))}\n{UNTRACKED}"
+
+
+def frame_marks() -> str:
+    """The rules that the plan has on the bridge of the plain network."""
+    return _rules(marked_frames(definition(PLAIN, False)))
+
+
+def definition(vni: int, encrypted: bool, icv: IcvBits = 64) -> NetworkDefinition:
+    subnet = IPv4Network(f"10.98.{vni & 0xFF}.0/24")
+    segments = (Segment(subnet, subnet[1], vni),)
+    return NetworkDefinition(
+        id=NetworkId(f"{vni:025}"),
+        name="n",
+        segments=segments,
+        encrypted=encrypted,
+        icv_bits=icv,
+    )
+
+
+def _rules(found: Iterable[Namespace]) -> str:
+    (namespace,) = found
     (table,) = namespace.tables.values()
     name = f"table {table.family} {table.name}"
-    return f"{name}\ndelete {name}\n{name} {{\n{table.body}\n}}\n{UNTRACKED}"
+    return f"{name}\ndelete {name}\n{name} {{\n{table.body}\n}}"
 
 
 UNTRACKED = f"""
@@ -267,19 +278,33 @@ class Pair:
             overlay(
                 vni, other, mine, macs[1], macs[0], self.peer.inside, self.peer.sh, PEER, GUEST, mtu
             )
+        self._bridge(*INNER[PLAIN], macs[1])
         self.peer.start()
+
+    def _bridge(self, here: str, there: str, other_mac: str) -> None:
+        """Puts the plain network on a bridge, as in an overlay's namespace: there the kernel
+        answers packets that are too large for the tunnel."""
+        ip = "ip -n inside"
+        self.guest.sh(
+            f"{ip} link set vx{PLAIN} down && {ip} link set vx{PLAIN} name vxlan0 &&"
+            f" {ip} link add br0 type bridge && {ip} link set vxlan0 master br0 up &&"
+            f" {ip} addr del {here}/24 dev vxlan0 && {ip} addr add {here}/24 dev br0 &&"
+            f" {ip} link set br0 address 02:42:0a:62:00:02 mtu 1450 up &&"
+            f" {ip} neigh add {there} lladdr {other_mac} dev br0 nud permanent"
+        )
 
     def apply(self, icv: IcvBits = 64, bits: int = 128) -> None:
         self.icv = icv
         for run, inside in ((self.guest.sh, "inside"), (sh, self.peer.inside)):
             run(f"ip -n {inside} link set vx{SEALED} mtu {MTU[icv]}")
         self.load(marks(icv))
+        self.load(frame_marks(), "ip netns exec inside")
         self.guest.apply(protection(GUEST, icv, bits))
         self.peer.apply(protection(PEER, icv, bits))
         self.peer.steer()
 
-    def load(self, rules: str) -> None:
-        self.guest.sh(f"nft -f - <<'END'\n{rules}\nEND")
+    def load(self, rules: str, where: str = "") -> None:
+        self.guest.sh(f"{where} nft -f - <<'END'\n{rules}\nEND")
 
     def ping(self, vni: int, count: int = 3, interval: float = 0.05, size: int = 56) -> int:
         """How many answers the guest got."""

@@ -4,11 +4,15 @@ With the userspace engine they always may: their VXLAN sockets are in a namespac
 is the engine. With the kernel's engine they may once its policies are in force. Until then, and
 whenever the engine fails, the network loop gets overlays without keys, and plans networks that do
 not leave this host. New keys, new peers and departing peers concern only this loop and the engine.
-They delay only packets that could not be encrypted anyway."""
+They delay only packets that could not be encrypted anyway.
+
+The policies of the kernel's engine refuse the datagrams of plain networks that are not marked. So
+the first encrypted network's policies wait until the network loop has made the marks, and the marks
+stay until the last one's policies are gone."""
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -29,14 +33,21 @@ PATIENCE = 10.0
 
 class Encryption:
     def __init__(
-        self, engine: EspEngine | None, why_not: str, facts: NodeFacts, changed: Callable[[], None]
+        self,
+        engine: EspEngine | None,
+        why_not: str,
+        facts: NodeFacts,
+        changed: Callable[[], None],
+        settled: Callable[[], Awaitable[None]],
     ) -> None:
         """`why_not`: the reason, if there is no engine. `changed` is called when `desire` would
-        give another result."""
+        give another result; `settled` returns when the network loop has dealt with the last
+        result."""
         self._engine = engine
         self._why_not = why_not
         self._facts = facts
         self._changed = changed
+        self._settled = settled
         self._wanted: Protection | None = None
         self._applied: Protection | None = None
         self._is_first = True
@@ -57,6 +68,11 @@ class Encryption:
         if self._is_first and not self._failure:
             return None
         return overlays if self._applied is not None else msgspec.structs.replace(overlays, keys=())
+
+    @property
+    def policies_in_force(self) -> bool:
+        """Whether the kernel's engine has policies, as far as is known."""
+        return self._facts.esp_engine == "kernel" and self._applied is not None
 
     @property
     def failure(self) -> str:
@@ -107,6 +123,8 @@ class Encryption:
             await self._engine.apply(None)
 
     async def _apply(self, engine: EspEngine) -> bool:
+        if self._facts.esp_engine == "kernel" and self._applied is None and not self._is_first:
+            await self._marks_made()
         wanted = self._wanted
         try:
             if wanted is not None or self._applied is not None or self._is_first:
@@ -118,6 +136,14 @@ class Encryption:
         self._applied, self._is_first = wanted, False
         self._note("", again=was_up != (wanted is not None))
         return True
+
+    async def _marks_made(self) -> None:
+        """A network loop that cannot keep up must not keep encrypted networks down."""
+        try:
+            async with asyncio.timeout(PATIENCE / 2):
+                await self._settled()
+        except TimeoutError:
+            log.warning("encryption.marks_late")
 
     def _note(self, failure: str, again: bool = False) -> None:
         if failure:

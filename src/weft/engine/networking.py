@@ -54,7 +54,9 @@ class Networking:
         self.facts = facts
         self._engine = engine
         self.loop = engine.network
-        self._encryption = Encryption(adapters.esp, adapters.no_esp, facts, self._desire)
+        self._encryption = Encryption(
+            adapters.esp, adapters.no_esp, facts, self._desire, self.loop.settled
+        )
         self._names = NameCache()
         self._resolvers: Resolvers[Sandbox] = Resolvers(
             adapters, self._zone, self._name_servers, engine.names
@@ -346,7 +348,8 @@ class Networking:
         if overlays is None:
             self.loop.postpone()
         else:
-            self.loop.desire_swarm(SwarmPart(overlays, self.facts, self._here))
+            in_force = self._encryption.policies_in_force
+            self.loop.desire_swarm(SwarmPart(overlays, self.facts, self._here, in_force))
 
     async def _answer(self, sandbox: Sandbox) -> None:
         await self.loop.ready(of_sandbox(sandbox))

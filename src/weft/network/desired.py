@@ -19,6 +19,8 @@ class SwarmPart(msgspec.Struct, frozen=True):
     overlays: Overlays
     facts: NodeFacts
     residents: Sequence[Resident]
+    policies_in_force: bool = False
+    """Whether the kernel's ESP engine still has policies, whatever the overlays need."""
 
 
 class LocalPart(msgspec.Struct, frozen=True):

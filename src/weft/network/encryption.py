@@ -16,6 +16,11 @@ flush:
   belonging to a plain network. Without the marks, more is encrypted than necessary, and clear
   datagrams are refused; never the other way round.
 
+The kernel's VXLAN chooses the route, and with it the policy and the MTU, from the mark that the
+frame has when it leaves the bridge (`vxlan_get_route`, `skb_tunnel_check_pmtu`). So frames are
+marked there as well; otherwise a plain network's full packets would be found too large for ESP. The
+marks are there before the policies, and go after them.
+
 Without an engine or without keys, an encrypted network has no VXLAN device: it works between the
 containers of one host only.
 """
@@ -33,6 +38,7 @@ from weft.model.encryption import Association, DataKey, IcvBits, Protection, sen
 from weft.model.ids import NodeId
 from weft.model.sandbox import NodeFacts
 from weft.network import nft
+from weft.network.fragments import table
 from weft.network.kernel_state import HOST, Link, Namespace, Route, Table, Tap
 from weft.network.ownership import (
     CLEAR_MARK,
@@ -41,6 +47,7 @@ from weft.network.ownership import (
     ESP_MARK,
     ESP_SANDBOX,
     GUARD_TABLE,
+    overlay_namespace,
 )
 from weft.network.underlay import vni_in
 
@@ -124,13 +131,40 @@ def _derived(secret: bytes, info: bytes, length: int) -> bytes:
     return HKDF(algorithm=SHA256(), length=length, salt=None, info=info).derive(secret)
 
 
-def isolation(overlays: Overlays, facts: NodeFacts) -> Iterator[Namespace]:
+def isolation(overlays: Overlays, facts: NodeFacts, marked: bool = True) -> Iterator[Namespace]:
     """The namespace or marks that keep encrypted and clear datagrams apart, for this host's
-    engine."""
+    engine. `marked`: what `is_marked` says."""
+    if facts.esp_engine == "kernel":
+        if marked:
+            yield _marks(overlays, facts)
+    elif facts.esp_engine == "userspace":
+        encrypted = any(view.definition.encrypted for view in overlays.networks.values())
+        if encrypted and sending_key(overlays.keys) is not None:
+            yield _sandbox(facts)
+
+
+def is_marked(overlays: Overlays, facts: NodeFacts, in_force: bool) -> bool:
+    """Whether datagrams need marks on this host. `in_force`: whether the kernel's engine has
+    policies, which it may have after the last encrypted network is gone."""
     encrypted = any(view.definition.encrypted for view in overlays.networks.values())
-    if facts.esp_engine is None or sending_key(overlays.keys) is None or not encrypted:
-        return
-    yield _sandbox(facts) if facts.esp_engine == "userspace" else _marks(overlays, facts)
+    return facts.esp_engine == "kernel" and (encrypted or in_force)
+
+
+def marked_frames(definition: NetworkDefinition) -> Iterator[Namespace]:
+    """The mark of the network's frames for other hosts, where the kernel encrypts. Those that need
+    none get ESP with the short ICV."""
+    mark = _mark_of(definition)
+    if mark is not None:
+        devices = ", ".join(f'"vxlan{i}"' for i in range(len(definition.segments)))
+        rule = f"oifname {{ {devices} }} meta mark set {mark:#x}"
+        chain = nft.base_chain("esp-frames", "filter", "postrouting", nft.FILTER, rule)
+        yield Namespace(name=overlay_namespace(definition.id), tables=table(chain, "bridge"))
+
+
+def _mark_of(definition: NetworkDefinition) -> int | None:
+    if not definition.encrypted:
+        return CLEAR_MARK
+    return ESP_MARK + 1 if definition.icv_bits == 128 else None
 
 
 def _sandbox(facts: NodeFacts) -> Namespace:
@@ -158,9 +192,10 @@ def _marks(overlays: Overlays, facts: NodeFacts) -> Namespace:
     """The marks that tell the kernel engine's policies which datagrams are plain, and which have
     the longer ICV."""
     definitions = [view.definition for view in overlays.networks.values()]
-    plain = _vnis(d for d in definitions if not d.encrypted)
-    longer = _vnis(d for d in definitions if d.encrypted and d.icv_bits == 128)
-    marks = ((plain, CLEAR_MARK), (longer, ESP_MARK + 1))
+    marks = [
+        (_vnis(d for d in definitions if _mark_of(d) == mark), mark)
+        for mark in (CLEAR_MARK, ESP_MARK + 1)
+    ]
     own, port = facts.data_path_address, overlays.data_path_port
     body = "\n".join(
         (

@@ -150,6 +150,7 @@ class _SwarmRound:
         overlays, facts = part.overlays, part.facts
         self._memo, self._overlays, self._facts = memo, overlays, facts
         networks = overlays.networks
+        self._is_marked = encryption.is_marked(overlays, facts, part.policies_in_force)
         self._local = local
         self._bridges = bridge.shown(local)
         own = own_ports(overlays, facts)
@@ -211,8 +212,11 @@ class _SwarmRound:
         yield from self._keep(("gateway",), outside, lambda: gateway.bridge(facts, self._outside))
         known = [view.definition for view in self._overlays.networks.values()]
         keys = (port, self._overlays.keys, *known)
+        marked = self._is_marked
         yield from self._keep(
-            ("encryption",), keys, lambda: encryption.isolation(self._overlays, facts)
+            ("encryption", str(marked)),
+            keys,
+            lambda: encryption.isolation(self._overlays, facts, marked),
         )
         definitions = [view.definition for view in self._views.values()]
         places = [self._places(view) for view in self._views.values()]
@@ -273,6 +277,10 @@ class _SwarmRound:
                 lambda before: overlay.peers(view, facts, before),
             )
             yield peers.part
+        if self._is_marked:
+            yield from self._keep(
+                ("marks", id), (definition,), lambda: encryption.marked_frames(definition)
+            )
         here = self._attached.get(id, ())
         yield from self._keep(
             ("guard", id),

@@ -48,7 +48,19 @@ class Rig:
         facts = msgspec.structs.replace(swarm.facts(1), esp_engine=engine.name if engine else None)
         self.assignment = msgspec.structs.replace(swarm.assignment(1), keys=KEYS)
         self.changed = asyncio.Event()
-        self.encryption = Encryption(engine, "no TAP here", facts, self.changed.set)  # type: ignore[arg-type]
+        self.planned = asyncio.Event()
+        """Whether the network is as it was desired last."""
+        self.planned.set()
+        self.encryption = Encryption(
+            engine,  # type: ignore[arg-type]
+            "no TAP here",
+            facts,
+            self.changed.set,
+            self.settled,
+        )
+
+    async def settled(self) -> None:
+        await self.planned.wait()
 
     def desire(self) -> Overlays | None:
         return self.encryption.desire(self.assignment)
@@ -142,3 +154,50 @@ def test_the_engine_ends_with_the_last_encrypted_network() -> None:
         await until(lambda: engine.in_force is None)
 
     asyncio.run(scene(Engine("userspace")))
+
+
+def test_the_kernels_policies_wait_for_the_marks_of_plain_networks_and_end_before_them() -> None:
+    @running
+    async def scene(rig: Rig, engine: Engine) -> None:
+        encrypted = rig.assignment
+        without = rig.assignment = msgspec.structs.replace(encrypted, networks={}, tasks={})
+        rig.desire()
+        await until(lambda: engine.tries == 1)
+        rig.planned.clear()
+        rig.assignment = encrypted
+        rig.desire()
+        await asyncio.sleep(0.05)
+        assert engine.in_force is None
+        rig.planned.set()
+        await until(lambda: engine.in_force is not None)
+        await until(lambda: rig.encryption.policies_in_force)
+        # Later changes do not wait, and the end of the policies is told.
+        rig.planned.clear()
+        rig.assignment = without
+        rig.changed.clear()
+        rig.desire()
+        assert rig.encryption.policies_in_force
+        await rig.changed.wait()
+        assert engine.in_force is None
+        assert not rig.encryption.policies_in_force
+
+    asyncio.run(scene(Engine("kernel")))
+
+
+def test_a_network_loop_that_never_settles_does_not_keep_encrypted_networks_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("weft.engine.encryption.PATIENCE", 0.02)
+
+    @running
+    async def scene(rig: Rig, engine: Engine) -> None:
+        encrypted = rig.assignment
+        rig.assignment = msgspec.structs.replace(encrypted, networks={}, tasks={})
+        rig.desire()
+        await until(lambda: engine.tries == 1)
+        rig.planned.clear()
+        rig.assignment = encrypted
+        rig.desire()
+        await until(lambda: engine.in_force is not None)
+
+    asyncio.run(scene(Engine("kernel")))

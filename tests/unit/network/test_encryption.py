@@ -22,10 +22,11 @@ from weft.model.network import Segment
 from weft.model.sandbox import NodeFacts, Sandbox
 from weft.model.service import ContainerSpec, TaskSpec
 from weft.model.task import Attachment
+from weft.network.desired import Desired, SwarmPart
 from weft.network.encryption import End, association, protection
 from weft.network.kernel_state import HOST, ForwardingEntry, KernelState, Tap, Vxlan
 from weft.network.ownership import CLEAR_MARK, ESP_DEVICE, ESP_SANDBOX, GUARD_TABLE
-from weft.network.plan import plan
+from weft.network.plan import Planner, plan
 
 NODES = {NodeId(name): IPv4Address(f"10.59.72.{11 + k}") for k, name in enumerate("abc")}
 KEYS = tuple(DataKey(tag=tag, secret=bytes([tag]) * 16) for tag in (7, 8, 9))
@@ -183,6 +184,43 @@ def test_the_kernel_engine_is_told_which_datagrams_may_be_clear() -> None:
     assert len(clear) == 2
     assert all("{ 4097 }" in line for line in clear)
     assert ESP_SANDBOX not in state.namespaces
+
+
+def frame_marks(state: KernelState) -> dict[str, str]:
+    """By network's namespace: the rule that marks what leaves the bridge for other hosts."""
+    tables = {name: s.tables.get(("bridge", "weft")) for name, s in state.namespaces.items()}
+    return {
+        name: line.strip()
+        for name, table in tables.items()
+        for line in (table.body.splitlines() if table else ())
+        if "meta mark set" in line
+    }
+
+
+def test_frames_are_marked_before_the_kernel_chooses_their_route_and_mtu() -> None:
+    views = view(1, False), view(2, True), view(3, True, 128)
+    state = planned(assigned(NodeId("a"), *views), facts(NodeId("a"), "kernel"))
+    assert frame_marks(state) == {
+        "1-000000001n": f'oifname {{ "vxlan0" }} meta mark set {CLEAR_MARK:#x}',
+        "1-000000003n": f'oifname {{ "vxlan0" }} meta mark set {CLEAR_MARK - 1:#x}',
+    }
+    for engine in ("userspace", None):
+        assert not frame_marks(planned(assigned(NodeId("a"), *views), facts(NodeId("a"), engine)))
+    assert not frame_marks(planned(assigned(NodeId("a"), views[0]), facts(NodeId("a"), "kernel")))
+
+
+@pytest.mark.parametrize("keys", [(), KEYS])
+def test_plain_datagrams_are_marked_before_the_first_policies_and_until_the_last_are_gone(
+    keys: tuple[DataKey, ...],
+) -> None:
+    own, plain, encrypted = facts(NodeId("a"), "kernel"), view(1, False), view(2, True)
+    first = planned(assigned(NodeId("a"), plain, encrypted, keys=keys), own)
+    assert ("ip", GUARD_TABLE) in first[HOST].tables
+    assert "1-000000001n" in frame_marks(first)
+    for in_force in (True, False):
+        part = SwarmPart(assigned(NodeId("a"), plain, keys=()), own, [], in_force)
+        last = Planner().plan(Desired(part))
+        assert (("ip", GUARD_TABLE) in last[HOST].tables) is in_force
 
 
 @pytest.mark.parametrize(("keys", "engine"), [((), "userspace"), ((), "kernel"), (KEYS, None)])
