@@ -23,6 +23,7 @@ from weft.api.metrics import MetricsListener
 from weft.api.server import ApiServer
 from weft.api.turning_away import turn_away
 from weft.control.allocator.ports import OwnPorts
+from weft.daemon import esp_engine
 from weft.daemon import host_info as hostinfo
 from weft.daemon.downgrade import newer_files
 from weft.daemon.environment import HostAdapters, NodeEnvironment
@@ -37,18 +38,14 @@ from weft.errors import (
     WeftError,
     cause_of,
 )
-from weft.linux import conntrack, host, netns, ping, sysctl, xfrm
-from weft.linux.base import EspEngine
+from weft.linux import conntrack, host, netns, ping, sysctl
 from weft.linux.connection_table import read_table, watch_table
 from weft.linux.counters import accepted, tcp_counts
-from weft.linux.esp import datapath
-from weft.linux.esp.client import UserspaceEngine
 from weft.linux.host_ports import check_free
 from weft.linux.kernel import RealKernel
 from weft.linux.packet_ring import open_ring
 from weft.linux.probe import probe, round_trips
 from weft.linux.raw_sender import open_sender
-from weft.linux.xfrm import KernelEngine
 from weft.model.addresses import PortKey
 from weft.model.container import Container, ContainerState
 from weft.model.host import HostInfo
@@ -57,7 +54,6 @@ from weft.model.meta import SECOND
 from weft.model.sandbox import GATEWAY_BRIDGE, GATEWAY_INTERFACE, NodeFacts
 from weft.network.flows import Stale
 from weft.network.kernel_state import HOST
-from weft.network.ownership import ESP_DEVICE, ESP_SANDBOX
 from weft.runtime.conmon import ConmonRuntime
 from weft.runtime.image_exchange import StoreExchange
 from weft.runtime.images import ImageStore
@@ -101,7 +97,7 @@ class WeftNode:
         self.containers = ConmonRuntime(
             options.data_root, options.run_dir, self._image_store, self._volume_store, time.time_ns
         )
-        self._esp, self._no_esp = _choose_engine(options)
+        self._esp, self._no_esp = esp_engine.choose(options)
         confiner = self.containers.confiner
         self._engine = Engine(info.engine_id, self._adapters())
         environment = NodeEnvironment(
@@ -136,6 +132,7 @@ class WeftNode:
     async def open(self) -> None:
         self._volume_store.load()
         await self.containers.load()
+        await esp_engine.end_others(self._options, self._esp)
         await self.node.resume()
 
     async def host_stops(self, extend: Callable[[float], None]) -> None:
@@ -302,22 +299,6 @@ def _make_directories(options: DaemonOptions) -> None:
             make(path, mode)
         except OSError as error:
             raise OperationFailed(f"cannot make directory {path}: {cause_of(error)}") from error
-
-
-def _choose_engine(options: DaemonOptions) -> tuple[EspEngine | None, str]:
-    """Chooses by trying the kernel, not by its version: (engine, "") or (None, the missing
-    features)."""
-    why_not = xfrm.why_not()
-    if why_not is None:
-        return KernelEngine(options.data_root / "esp"), ""
-    missing = [why_not, *datapath.what_is_missing()]
-    if len(missing) > 1:
-        return None, "; ".join(missing)
-    namespace = options.netns_dir / ESP_SANDBOX
-    engine: EspEngine = UserspaceEngine(
-        options.run_dir, options.data_root / "esp", ESP_DEVICE, namespace=namespace
-    )
-    return engine, ""
 
 
 def _own_ports(options: DaemonOptions) -> OwnPorts:

@@ -31,10 +31,11 @@ from weft.linux.esp.control import (
 from weft.linux.esp.process import READY_FD
 from weft.system import scopes
 
-_START = 15.0
+_START = 90.0
 _ANSWER = 15.0
 _END = 5.0
-"""Timeouts in seconds."""
+"""Timeouts in seconds. An engine that ends is noticed at once; one that is ended because it starts
+slowly will not start faster the next time."""
 _FIRST_FREE = 16
 """Descriptors for the child are first copied to numbers from here on, above those that it gets."""
 
