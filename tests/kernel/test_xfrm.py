@@ -99,3 +99,37 @@ def test_a_kernel_without_esp_is_told_and_what_could_not_be_sealed_stays_shut(
         asyncio.run(tried())
 
     netns.run_in_throwaway(here)
+
+
+def test_purging_the_package_removes_all_policies_of_the_engine_and_no_other(
+    tmp_path: Path,
+) -> None:
+    """A policy that stays would refuse the VXLAN of whatever comes after Weft."""
+    script = Path(__file__).parents[2] / "packaging/debian/postrm"
+    ends = IPv4Network(A), IPv4Network(B)
+    to_peer = [
+        Policy(xfrm.OUT, *ends, 4790, 30, None, Template(0xD0C4E3, 0x1234, A, B)),
+        Policy(xfrm.OUT, *ends, 4790, 20, 0xD0C4E4, Template(0xD0C4E4, 0x1236, A, B)),
+    ]
+
+    async def left_by_a_daemon() -> None:
+        engine = KernelEngine(tmp_path)
+        if why_not() is None:
+            await engine.apply(PROTECTION)
+        else:  # the policies that demand ESP come before the first state
+            with pytest.raises(OperationFailed):
+                await engine.apply(PROTECTION)
+        await engine.close()
+
+    def here() -> None:
+        subprocess.run(FOREIGN.replace("proto udp", "proto 17").split(), check=True)
+        before = shown()
+        asyncio.run(left_by_a_daemon())
+        channel = NetlinkSocket(NETLINK_XFRM)
+        assert channel.execute([xfrm.set_policy(policy) for policy in to_peer]) == {}
+        channel.close()
+        assert shown().count("dir ") == 8
+        subprocess.run(["sh", "-c", f". {script}; remove_ipsec"], check=True)
+        assert shown() == before
+
+    netns.run_in_throwaway(here)
