@@ -31,7 +31,7 @@ from weft.lens.flows.rows import (
 from weft.model.flows import FlowsFrame
 from weft.model.look import LookBegun, LookEvent, NodeSaid, NodeSilent
 
-WAITING = 4096
+WAITING = 64
 """Events that wait while lines are written."""
 
 

@@ -20,7 +20,7 @@ from weft.model.look import LookBegun, LookEvent, NodeSaid, NodeSilent
 from weft.model.meta import SECOND
 from weft.model.top import TopFrame
 
-WAITING = 1024
+WAITING = 64
 """Events that wait while the screen is drawn."""
 MOMENT = 0.1
 """Seconds between looks at the keyboard, the size of the terminal, and what has come."""

@@ -5,8 +5,8 @@
 
 A reader that follows gets changes as the kernel tells them. Of connections that are older than the
 watch a kernel tells no changes (nf_conntrack_events=2), and none of how many bytes they have carried,
-so each table is read again every `AGAIN` seconds, under a new number; and at once if changes were
-lost.
+so each table is read again every `AGAIN` seconds, under a new number. If changes were lost, nobody
+listens there for `PAUSE` seconds, and then the table is read again.
 """
 
 import asyncio
@@ -40,14 +40,16 @@ LOOK = 1.0
 """Seconds."""
 AGAIN = 30.0
 """Seconds."""
+PAUSE = 10.0
+"""Seconds between two readings of one table, and from lost changes to the next watch."""
 MOST_PLACES = 256
 MOST = 20_000
 """Connections of one place that are read."""
 MOST_TOGETHER = 100_000
 """Connections of all places of a reading."""
-RATE, BURST = 4_000.0, 4_000.0
-"""Changes a second, and at once: about a tenth of a processor. More are lost, and the tables read
-again."""
+RATE, BURST = 1_000.0, 4_000.0
+"""Changes a second, and at once: with all that follows from them, less than a tenth of a processor.
+More are lost."""
 UNSENT = 20_000
 """Changes that wait for the connection to the manager."""
 SIZE = 100 << 10
@@ -158,11 +160,16 @@ class Flows:
 
     async def _reread(self) -> AsyncGenerator[FlowsFrame, None]:
         """Reads tables anew; the place has another number from then on."""
+        time = asyncio.get_running_loop().time
         stale, self._stale = self._stale, {}
         for place in stale:
             watched = self._watched.get(place)
             if watched is None:
                 continue
+            if time() - watched.read_at < PAUSE:
+                self._stale[place] = None
+                continue
+            watched.read_at = time()
             try:
                 table = await self._networking.read_connections(place, MOST)
             except WeftError as error:
@@ -191,15 +198,20 @@ class Flows:
         return [self._frame(parties=named, seen=seen) for named, seen in frames.all()]
 
     async def _pump(self, place: FlowPlace, watch: ConnectionWatch) -> None:
-        """Runs until cancelled, or until the place is gone: it is then looked for again."""
+        """Runs until cancelled, or until the place is gone: it is then looked for again. Where
+        changes come faster than they are told, nobody listens for a while: a kernel whose changes
+        nobody hears spends nothing on them."""
         time = asyncio.get_running_loop().time
         try:
             while True:
                 changes = await watch.read()
                 if changes is None:
-                    self._watched[place].lost += 1
+                    watched = self._watched[place]
+                    watched.lost += 1
+                    watched.close()
+                    await asyncio.sleep(PAUSE)
+                    watched.watch = watch = await self._networking.watch_connections(place)
                     self._stale[place] = None
-                    await asyncio.sleep(LOOK)
                     continue
                 await self._queue.give(place, (place, changes), len(changes))
                 if pause := self._bucket.owes(time(), len(changes)):
@@ -210,7 +222,7 @@ class Flows:
     async def _close(self, place: FlowPlace) -> None:
         watched = self._watched.pop(place)
         await cancelled(watched.pump)
-        watched.watch.close()
+        watched.close()
 
     # --- frames
 
@@ -236,15 +248,23 @@ class Flows:
 
 class _Watched:
     def __init__(self, watch: ConnectionWatch, pump: asyncio.Task[None]) -> None:
-        self.watch = watch
+        self.watch: ConnectionWatch | None = watch
+        """None while nobody listens."""
         self.pump = pump
         self.number = 0
         """0: its table was not read yet."""
         self.lost = 0
+        self.read_at = float("-inf")
+        """When its table was read last, by the loop's clock."""
 
     @property
     def is_over(self) -> bool:
         return self.pump.done()
+
+    def close(self) -> None:
+        watch, self.watch = self.watch, None
+        if watch is not None:
+            watch.close()
 
     def take_lost(self) -> int:
         lost, self.lost = self.lost, 0

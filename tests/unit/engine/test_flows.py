@@ -82,6 +82,11 @@ class Node:
         return sum(not watch.is_closed for watches in self.watches.values() for watch in watches)
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
+    monkeypatch.setattr(flows, "PAUSE", 1e9)
+
+
 def on_a_loop(test: Callable[[], Coroutine[None, None, None]]) -> Callable[[], None]:
     @functools.wraps(test)
     def run() -> None:
@@ -93,6 +98,7 @@ def on_a_loop(test: Callable[[], Coroutine[None, None, None]]) -> Callable[[], N
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flows, "LOOK", 0.01)
+    monkeypatch.setattr(flows, "PAUSE", 0.0)
 
 
 async def once(node: Node) -> list[FlowsFrame]:
@@ -229,3 +235,19 @@ async def test_a_place_that_cannot_be_watched_is_named_once_and_tried_again() ->
         await run.until("opened")
         del node.refused[BOX]
         assert (await run.until("opened")).opened[0][1] == "app.1"
+
+
+@pytest.mark.usefixtures("patient")
+@on_a_loop
+async def test_nobody_listens_for_a_while_where_changes_were_lost() -> None:
+    node = Node(box=[tracked(1)])
+    async with Run(node) as run:
+        await run.until("seen")
+        await run.until("opened")
+        reads = node.reads
+        node.watches[BOX][0].changes.put_nowait(None)
+        node.watches[THERE][0].changes.put_nowait([TrackedChange(tracked(2), False)])
+        assert ports(await run.until("seen")) == [2]
+        assert node.watches[BOX][0].is_closed
+        assert (node.reads, node.open) == (reads, 1)
+    assert node.open == 0
