@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from signal import SIGKILL
 
 import msgspec
 import pytest
@@ -20,6 +21,7 @@ from weft.model.service import ContainerSpec, Mount, Resources, Ulimit
 from weft.runtime.confinement import Confiner
 from weft.runtime.conmon import ConmonRuntime
 from weft.runtime.limits import swap_is_accounted
+from weft.runtime.release import release
 
 pytestmark = runtime_host.NEEDED
 host = runtime_host.host
@@ -44,6 +46,29 @@ async def test_a_container_is_created_started_and_seen_to_end(
     lines = [line async for line in runtime.logs(config.id)]
     assert sorted((line.stream, line.data) for line in lines) == [(1, b"out\n"), (2, b"err\n")]
     assert all(created.created_at <= line.timestamp <= time.time_ns() for line in lines)
+
+
+@with_runtime
+async def test_a_container_is_released_once_unless_its_first_process_has_ended(
+    runtime: ConmonRuntime, host: Host
+) -> None:
+    """With what runc itself says of the container."""
+    for is_killed in (False, True):
+        config = configure("sleep", "1000")
+        await runtime.create(config)
+        init, directory = runtime.box(config.id).init, runtime._oci._state / config.id
+        assert init is not None
+        assert not await runtime._oci.has_started(config.id)
+        if not is_killed:
+            assert await release(directory, init)
+            assert await runtime._oci.has_started(config.id)
+            assert not await release(directory, init)
+            continue
+        init.kill(SIGKILL)
+        await runtime.wait(config.id)
+        assert not await release(directory, init)
+        with pytest.raises(OperationFailed, match="cannot start container"):
+            await runtime._oci.start(config.id, init)
 
 
 @with_runtime

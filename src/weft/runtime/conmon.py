@@ -229,7 +229,7 @@ class ConmonRuntime:
             try:
                 box.connect_clients()
                 async with self._slots:
-                    await self._oci.start(id)
+                    await self._oci.start(id, box.init)
             except OperationFailed as error:
                 box.not_started(error)
                 raise

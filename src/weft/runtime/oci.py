@@ -8,6 +8,7 @@ The OCI runtime exits after each operation.
 
 import asyncio
 import errno
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -17,9 +18,12 @@ import msgspec
 from weft.errors import OperationFailed
 from weft.model.numbers import decimal
 from weft.runtime.control_groups import ControlGroups, group_of, groups_of
+from weft.runtime.release import release
 from weft.system.process import Output, Process, ProcessId, end_family, read, run, spawn
 from weft.system.scopes import CGROUPS
 from weft.system.trees import remove_tree
+
+log = logging.getLogger(__name__)
 
 
 class _SyncMessage(msgspec.Struct):
@@ -29,6 +33,12 @@ class _SyncMessage(msgspec.Struct):
     data: int | None = None
     pid: int | None = None
     message: str = ""
+
+
+class _State(msgspec.Struct):
+    """What the runtime says of a container: `state.md` of its specification."""
+
+    status: str
 
 
 class Oci:
@@ -131,8 +141,11 @@ class Oci:
             "--container-pidfile", str(directory / "pid"), "--log-level", "error", *files, *log, *streams, *runtime,
         ]  # fmt: skip
 
-    async def start(self, id: str) -> None:
-        await self._run("start", id, "start")
+    async def start(self, id: str, init: Process | None) -> None:
+        """`init`: the container's first process, if it is known."""
+        is_runc = Path(self.runtime).name == "runc"
+        if init is None or not is_runc or not await release(self._state / id, init):
+            await self._run("start", id, "start")
 
     async def delete(self, id: str, group: str) -> None:
         """A container that the runtime does not know is no error. `group`: see
@@ -171,7 +184,13 @@ class Oci:
         """For a container that was made: the runtime reports `created` until the container is
         started."""
         output = await run([self.runtime, *self._root, "state", id])
-        return output.code == 0 and b'"created"' not in output.text.encode()
+        if output.code != 0:
+            return False
+        try:
+            return msgspec.json.decode(output.raw, type=_State).status != "created"
+        except msgspec.DecodeError as error:
+            log.warning("container.state_unknown container=%s cause=%s", id[:12], error)
+            return False
 
     def processes(self, group: str) -> list[int]:
         """PIDs from the container's cgroup. The container is always in the hierarchy pids or
