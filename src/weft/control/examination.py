@@ -5,12 +5,13 @@ A swarm that changes is not wrong: tasks may wait and fail for a moment before i
 
 from collections.abc import Iterable, Iterator
 
+from weft.control.pools import subnets_left
 from weft.model.finding import Finding
 from weft.model.leadership_status import LeadershipStatus
 from weft.model.meta import SECOND, Nanoseconds
 from weft.model.node import Node, NodeState
 from weft.model.service import Service
-from weft.model.state import ClusterState
+from weft.model.state import ClusterState, cluster_of
 from weft.model.task import Task, TaskState
 
 WAITING = 20 * SECOND
@@ -21,6 +22,8 @@ LATELY, OFTEN = 60 * SECOND, 3
 """A service whose tasks have failed so often in that time does not work, although they run."""
 FULL = 0.9
 """The part of a network's addresses that may be in use."""
+FEW = 4
+"""Subnets that are too few, however few there were."""
 SPARE = 16
 """Addresses that are enough, however many are in use."""
 
@@ -33,6 +36,7 @@ def examine(
     for service in state.services.values():
         yield from _service(state, service, now)
     yield from _networks(state)
+    yield from _pools(state)
 
 
 def name_of(node: Node) -> str:
@@ -128,3 +132,18 @@ def _networks(state: ClusterState) -> Iterator[Finding]:
                 cause=f"{used} of its {room} addresses are in use",
                 remedy="create a larger network (--subnet) and move services there",
             )
+
+
+def _pools(state: ClusterState) -> Iterator[Finding]:
+    """Of the addresses for networks that are created without a subnet."""
+    cluster = cluster_of(state)
+    left, total = subnets_left(cluster.default_pool, cluster.subnet_size, state.networks.values())
+    if left > FEW and left > (1 - FULL) * total:
+        return
+    pools = ", ".join(map(str, cluster.default_pool))
+    yield Finding(
+        severity="warning" if left else "error",
+        what="default address pool",
+        cause=f"{left} of {total} subnets of size /{cluster.subnet_size} are left in {pools}",
+        remedy="remove networks that nobody needs, or create networks with --subnet",
+    )

@@ -16,6 +16,7 @@ from weft.model.probe import MOST_PROBES, Departure, Hop, Mark, Probe, Sighting,
 from weft.model.trace import (
     ANY,
     VXLAN_SOURCE_PORT,
+    CauseKind,
     Delivered,
     FromProcess,
     Leg,
@@ -171,7 +172,15 @@ def _expected(trace: Trace) -> list[Hop]:
     """The hops that the packet passes if the walk is right. Whether it has passed the last step
     before its end is not known."""
     all_hops = list(hops(trace.out))
-    return all_hops if is_delivered(trace) else all_hops[:-1]
+    return all_hops if is_delivered(trace) or _is_refused(trace) else all_hops[:-1]
+
+
+def _is_refused(trace: Trace) -> bool:
+    """Whether the walk brings the packet to the target, where nobody listens."""
+    last = trace.out[-1].passage
+    if last is None or not isinstance(last.exit, Stopped):
+        return False
+    return last.exit.cause.kind is CauseKind.NO_LISTENER
 
 
 def is_delivered(trace: Trace) -> bool:
@@ -256,12 +265,12 @@ def _of_a_stopped_walk(trace: Trace, out: Sequence[Hop], here: Sequence[Seen]) -
     last = trace.out[-1].passage
     if last is None:
         return True, f"the probe was {_last(trace, out)}"
-    is_refused = isinstance(last.exit, Stopped) and last.exit.cause.kind == "no listener"
-    if is_refused:
-        return True, f"the probe was {_last(trace, out)}"
+    if _is_refused(trace) and out and out[-1].passed:
+        return True, f"the probe comes to {_place(trace, out[-1])}, where nobody listens"
     if is_at_target(here):
         return False, f"{DISAGREES}: it arrives at the target, whatever the walk says"
-    early = next((hop for hop in out[:-1] if hop.passed is False), None)
+    expected = out if _is_refused(trace) else out[:-1]
+    early = next((hop for hop in expected if hop.passed is False), None)
     if early is not None:
         return False, f"{DISAGREES}: it does not even come to {_place(trace, early)}"
     return True, f"the probe does not arrive either: it was {_last(trace, out)}"

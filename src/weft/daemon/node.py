@@ -46,7 +46,8 @@ from weft.linux.kernel import RealKernel
 from weft.linux.packet_ring import open_ring
 from weft.linux.probe import probe, round_trips
 from weft.linux.raw_sender import open_sender
-from weft.model.addresses import PortKey
+from weft.linux.rivals import rivals
+from weft.model.addresses import MacAddress, PortKey
 from weft.model.container import Container, ContainerState
 from weft.model.host import HostInfo
 from weft.model.ids import NodeId
@@ -65,6 +66,7 @@ from weft.system import journal as logs
 from weft.system.files import make_directory, make_missing
 from weft.system.garbage import ShortPasses
 from weft.system.service_manager import READY, STOPPING, ServiceManager, status
+from weft.system.tls_files import TlsFiles
 from weft.system.waiting import first
 
 log = logging.getLogger(__name__)
@@ -109,7 +111,7 @@ class WeftNode:
                 description=lambda: hostinfo.describe(info),
                 routes=host.routes,
                 open_echo=ping.EchoSocket,
-                examine=HostExaminer(options.data_root),
+                examine=HostExaminer(options.data_root, _tls_files(options)),
             ),
             own_ports=_own_ports(options),
             pace=options.pace,
@@ -197,6 +199,7 @@ class WeftNode:
             ),
             round_trips=round_trips,
             count_tcp=tcp_counts,
+            rivals=_rivals,
             esp=self._esp,
             no_esp=self._no_esp,
             namespaces=directory,
@@ -299,6 +302,15 @@ def _make_directories(options: DaemonOptions) -> None:
             make(path, mode)
         except OSError as error:
             raise OperationFailed(f"cannot make directory {path}: {cause_of(error)}") from error
+
+
+async def _rivals(address: IPv4Address, seconds: float) -> Collection[MacAddress]:
+    return await rivals(host.interface_with(address).name, address, seconds)
+
+
+def _tls_files(options: DaemonOptions) -> list[TlsFiles]:
+    metrics = options.metrics.files if options.metrics is not None else None
+    return [files for files in (options.tls, metrics) if files is not None]
 
 
 def _own_ports(options: DaemonOptions) -> OwnPorts:

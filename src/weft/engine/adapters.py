@@ -12,7 +12,7 @@ import msgspec
 
 from weft.errors import OperationFailed
 from weft.linux.base import ConnectionWatch, EspEngine, Kernel, PacketTap
-from weft.model.addresses import Address, Port, Protocol
+from weft.model.addresses import Address, MacAddress, Port, Protocol
 from weft.model.capture import Instruction
 from weft.model.flows import TrackedTable
 from weft.model.meta import Nanoseconds
@@ -65,6 +65,10 @@ answer in that time. Raises `OperationFailed`."""
 CountTcp = Callable[[int], TcpCounts]
 """What was counted so far in the network namespace of the process with that id; zeros if there is no
 such process."""
+
+Rivals = Callable[[IPv4Address, float], Awaitable[Collection[MacAddress]]]
+"""(an address of this host, seconds) -> the MACs of other hosts that say it is theirs. Raises
+`WeftError`."""
 
 CheckPort = Callable[[Protocol, Port, Address | None], None]
 """Raises `OperationFailed` if a program of the host has the port, on that address or on any of IPv4
@@ -148,6 +152,11 @@ async def _no_ways(
     return dict.fromkeys(addresses, 0.0)
 
 
+async def _no_rivals(address: IPv4Address, seconds: float) -> Collection[MacAddress]:
+    """Where no other host could have the address."""
+    return ()
+
+
 async def _all_answer(
     namespace: str, asked: Collection[tuple[IPv4Address, int]], seconds: float
 ) -> Collection[tuple[IPv4Address, int]]:
@@ -197,6 +206,7 @@ class NetworkAdapters:
     probe: Probe = _all_answer
     round_trips: RoundTrips = _no_ways
     count_tcp: CountTcp = _no_tcp
+    rivals: Rivals = _no_rivals
     esp: EspEngine | None = None
     """Encrypts the traffic of encrypted networks."""
     no_esp: str = "this node has no ESP engine"

@@ -12,6 +12,7 @@ from weft.engine.engine import Engine
 from weft.engine.network import NetworkLoop
 from weft.engine.networking import Networking
 from weft.engine.peers import Question, Way, judged, ways
+from weft.errors import WeftError
 from weft.model.finding import Finding
 from weft.network.differences import How, difference
 from weft.network.operations import Operation
@@ -43,14 +44,19 @@ async def examine_network(engine: Engine, networking: Networking | None) -> list
     names = _names(networking) if networking is not None else {}
     found = list(_failures(engine.network))
     differing = asyncio.create_task(_differences(engine.network, names))
+    contested = asyncio.create_task(_rivals(engine, networking)) if networking else None
     try:
         if networking is not None:
             found += _encryption(networking)
             found += await _peers(engine, networking)
+        if contested is not None:
+            found += await contested
         found += await differing
         return [*found, *_mended(engine.network, names)]
     finally:
         differing.cancel()
+        if contested is not None:
+            contested.cancel()
 
 
 async def mend(engine: Engine, networking: Networking | None) -> tuple[str, ...]:
@@ -128,6 +134,23 @@ def _encryption(networking: Networking) -> Iterator[Finding]:
             cause=cause,
             remedy="modprobe esp4 || modprobe tun",
         )
+
+
+async def _rivals(engine: Engine, networking: Networking) -> list[Finding]:
+    address = networking.facts.data_path_address
+    try:
+        macs = await engine.adapters.network.rivals(address, PROBE)
+    except WeftError:
+        return []  # The address is on no interface that has neighbours, or on none at all.
+    return [
+        Finding(
+            severity="error",
+            what=f"address {address}",
+            cause=f"another host has it too: {mac} answers for it",
+            remedy="take it away from one of them",
+        )
+        for mac in sorted(macs)
+    ]
 
 
 async def _peers(engine: Engine, networking: Networking) -> list[Finding]:

@@ -128,6 +128,11 @@ def renewal_due(certificate: str, fraction: float) -> Nanoseconds:
     return round(due.timestamp() * SECOND)
 
 
+def ends(certificate: str) -> Nanoseconds:
+    """When the first certificate of the PEM text is no longer valid. Raises `InvalidArgument`."""
+    return round(load(certificate).not_valid_after_utc.timestamp()) * SECOND
+
+
 def verify(chain: str, root: str, now: Nanoseconds) -> None:
     """Follows the chain (PEM: the node's certificate, then those that lead to the root) to the root
     (PEM). Raises `InvalidArgument` if it does not lead there, or if a certificate on the way is not

@@ -6,10 +6,11 @@ import msgspec
 
 from tests.support.control_room import ControlRoom
 from weft.control.examination import LATELY, RECENT, WAITING, examine
+from weft.control.pools import subnets_left
 from weft.model.finding import Finding
-from weft.model.ids import NodeId
+from weft.model.ids import NetworkId, NodeId
 from weft.model.leadership_status import LeadershipStatus
-from weft.model.network import NetworkSpec, Pool
+from weft.model.network import Network, NetworkSpec, Pool
 from weft.model.node import NodeState
 from weft.model.service import (
     ContainerSpec,
@@ -18,6 +19,7 @@ from weft.model.service import (
     ServiceSpec,
     TaskSpec,
 )
+from weft.model.state import cluster_of
 from weft.model.task import TaskState
 
 
@@ -119,3 +121,37 @@ def test_networks_whose_addresses_run_out() -> None:
     [full] = found(room)
     assert full.what == "network small"
     assert "13 of its 13 addresses are in use" in full.cause
+
+
+def test_a_default_pool_from_which_little_is_left() -> None:
+    room = ControlRoom(nodes=1)
+    room.settle()
+    small = (IPv4Network("10.7.0.0/22"),)
+    cluster = cluster_of(room.state)
+    room.put(msgspec.structs.replace(cluster, default_pool=small, subnet_size=25))
+    assert found(room) == [], "8 subnets"
+    for number in range(8):
+        room.network(NetworkSpec(name=f"n{number}"))
+        room.settle()
+        expected = (
+            [] if number < 3 else [f"{7 - number} of 8 subnets of size /25 are left in {small[0]}"]
+        )
+        assert [each.cause for each in found(room)] == expected
+    assert [each.severity for each in found(room)] == ["error"]
+
+
+def test_every_network_takes_of_the_pool_what_it_overlaps() -> None:
+    def left(*subnets: str) -> tuple[int, int]:
+        pools = [IPv4Network("10.0.0.0/16"), IPv4Network("172.18.0.0/15")]
+        made = [
+            Network(
+                id=NetworkId(text), spec=NetworkSpec(name=text, pools=(Pool(IPv4Network(text)),))
+            )
+            for text in subnets
+        ]
+        return subnets_left(pools, 24, made)
+
+    assert left() == (256 + 256, 256 + 512), "the hosts' bridge has half of the second"
+    assert left("10.0.0.0/24", "10.0.1.0/25", "10.0.1.128/25", "10.0.4.0/22")[0] == 512 - 6
+    assert left("10.0.0.0/8")[0] == 256
+    assert left("192.168.0.0/16")[0] == 512

@@ -1,9 +1,19 @@
 """What a running daemon says about its host; and how findings are told."""
 
-from weft.daemon.examination import connections, from_facts
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from weft.daemon.examination import certificates, connections, from_facts
 from weft.daemon.firewall import Blocking, Policy, blocking, needs
 from weft.daemon.fitness import HostFacts
 from weft.model.finding import MOST_FINDINGS, Finding, clock_difference, few, ordered
+from weft.model.meta import SECOND
+from weft.system.tls_files import TlsFiles
 
 
 def rule(*expr: object, table: str = "filter", family: str = "inet") -> dict[str, object]:
@@ -89,3 +99,34 @@ def test_a_node_tells_only_so_much() -> None:
     assert told[0] is worst
     assert told[-1].cause == "38 others are not shown"
     assert few(many[:3]) == tuple(many[:3])
+
+
+def written(path: Path, ends: datetime) -> Path:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "api")])
+    made = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(1).not_valid_before(ends - timedelta(days=400)).not_valid_after(ends)
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+def test_files_of_the_api_that_end_soon(tmp_path: Path) -> None:
+    now = datetime(2027, 1, 1, tzinfo=UTC)
+    fresh, soon, over = (
+        written(tmp_path / f"{days}.pem", now + timedelta(days=days)) for days in (300, 10, -1)
+    )
+
+    def told(certificate: Path, ca: Path) -> list[tuple[str, str]]:
+        files = TlsFiles(ca=ca, certificate=certificate, key=tmp_path / "key")
+        found = certificates([files, files], round(now.timestamp()) * SECOND)
+        assert all(str(tmp_path) in each.what for each in found)
+        return [(each.severity, each.cause) for each in found]
+
+    assert told(fresh, fresh) == []
+    assert told(soon, fresh) == [("warning", "it ends in 10 days")]
+    assert told(fresh, over) == [("error", "it has ended, and clients refuse it")]
+    [(severity, cause)] = told(tmp_path / "gone", fresh)
+    assert (severity, "No such file" in cause) == ("error", True)
