@@ -20,6 +20,7 @@ import pytest
 from tests.kernel.datapath_bed import CLIENT, HOSTS, Bed, bound, own_address
 from tests.support.swarms import Swarm
 from tests.walk.conftest import Cluster
+from weft.lab.breaks import MENDED, Fault, filled
 from weft.linux import netns
 from weft.linux.fake_underlay import OUTSIDE, Step
 from weft.model.addresses import mac_for
@@ -174,105 +175,38 @@ def told(steps: list[Step]) -> list[str]:
 # --- with a fault
 
 
-class Fault(NamedTuple):
-    place: tuple[int, str]
-    """The host, and the namespace: `host`, `mynet`, `web` or `app`."""
-    commands: tuple[str, ...]
-    """Words `{address}` and `{mac}` are those of `web`."""
-    kind: CauseKind
-    where: tuple[int, str, str]
-    """The host, namespace and interface that are to be named."""
-    words: str
-    """Part of what is said to be missing."""
-
-
 NET = "mynet"
-FAULTS = {
-    "forwarding entry removed": Fault(
-        (1, NET), ("bridge fdb del {mac} dev vxlan0 dst 10.59.72.12 self",),
-        CauseKind.NO_FORWARDING, (1, NET, "vxlan0"), "no forwarding entry for {mac}"),
-    "neighbour removed": Fault(
-        (1, NET), ("ip neigh del {address} dev vxlan0",),
-        CauseKind.NO_NEIGHBOUR, (1, NET, "vxlan0"), "vxlan0 has no neighbour entry for {address}"),
-    "neighbour with the wrong MAC": Fault(
-        (1, NET),
-        ("ip neigh replace {address} lladdr 02:42:00:00:00:99 dev vxlan0 nud permanent",),
-        CauseKind.NO_FORWARDING, (1, NET, "vxlan0"), "no forwarding entry for 02:42:00:00:00:99"),
-    "vxlan0 down where the packet leaves": Fault(
-        (1, NET), ("ip link set vxlan0 down",),
-        CauseKind.NO_NEIGHBOUR, (1, NET, "vxlan0"), "interface vxlan0 is down"),
-    "vxlan0 down where the packet comes in": Fault(
-        (2, NET), ("ip link set vxlan0 down",),
-        CauseKind.DOWN, (2, NET, "vxlan0"), "interface vxlan0 is down"),
-    "vxlan0 removed": Fault(
-        (2, NET), ("ip link del vxlan0",),
-        CauseKind.MISSING, (2, "host", ""), "no VXLAN interface with VNI"),
-    "veth without a master": Fault(
-        (1, NET), ("ip link set veth1 nomaster",),
-        CauseKind.NO_NEIGHBOUR, (1, NET, "veth1"), "veth1 is a port of no bridge"),
-    "veth without a master where the packet comes in": Fault(
-        (2, NET), ("ip link set veth1 nomaster",),
-        CauseKind.NO_FORWARDING, (2, NET, "vxlan0"), "no forwarding entry for {mac}"),
-    "veth in the wrong bridge": Fault(
-        (1, NET),
-        ("ip link add br7 type bridge", "ip link set br7 up", "ip link set veth1 master br7"),
-        CauseKind.NO_NEIGHBOUR, (1, NET, "veth1"), "veth1 is a port of br7, vxlan0 of br0"),
-    "bridge down": Fault(
-        (1, NET), ("ip link set br0 down",),
-        CauseKind.NO_NEIGHBOUR, (1, NET, "br0"), "interface br0 is down"),
-    "container's interface down": Fault(
-        (2, "web"), ("ip link set eth1 down",),
-        CauseKind.DOWN, (2, "web", "eth1"), "interface eth1 is down"),
-    "container's address removed": Fault(
-        (2, "web"), ("ip address del {address}/24 dev eth1",),
-        CauseKind.NOT_A_ROUTER, (2, "web", "eth1"), "{address} is not an address"),
-    "container's MAC changed": Fault(
-        (2, "web"), ("ip link set eth1 address 02:42:00:00:00:99",),
-        CauseKind.WRONG_MAC, (2, "web", "eth1"), ""),
-    "port's forwarding entry removed": Fault(
-        (2, NET), ("bridge fdb del {mac} dev veth1 master static",),
-        CauseKind.NO_FORWARDING, (2, NET, "vxlan0"), "no forwarding entry for {mac}"),
-    "sender unknown to its bridge": Fault(
-        (1, NET), ("bridge fdb del {sender} dev veth1 master static",),
-        CauseKind.NO_FORWARDING, (1, NET, "veth1"), "no forwarding entry for {sender} at veth1"),
-    "MTU lowered": Fault(
-        (2, NET), ("ip link set veth1 mtu 1000",),
-        CauseKind.TOO_LARGE, (2, NET, "veth1"), "the MTU is 1000"),
-    "rules of the container flushed": Fault(
-        (1, "app"), ("nft flush table ip weft",),
-        CauseKind.RULES_CHANGED, (1, "app", ""), "somebody has changed them"),
-    "rules of the host changed": Fault(
-        (2, "host"), ("nft flush chain ip weft-underlay vxlan-in",),
-        CauseKind.RULES_CHANGED, (2, "host", "ens160"), "somebody has changed them"),
-}  # fmt: skip
+ROLES = {"app": 1, "web": 2}
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_named_with_its_place(scene: Scene, name: str) -> None:
-    bed, fault = scene.bed, FAULTS[name]
+@pytest.mark.parametrize("fault", MENDED, ids=lambda fault: fault.name)
+def test_a_fault_is_named_with_its_place(scene: Scene, fault: Fault) -> None:
+    bed, named = scene.bed, fault.trace
+    assert named is not None
     words = {
         "address": own_address(bed, scene.web, NET),
         "mac": mac_for(IPv4Address(own_address(bed, scene.web, NET))),
         "sender": mac_for(IPv4Address(own_address(bed, scene.app, NET))),
     }
     for command in fault.commands:
-        bed.inside(path_of(scene, *fault.place), *command.format(**words).split())
+        place = path_of(scene, ROLES[fault.host], fault.space)
+        bed.inside(place, *filled(command, words).split())
     try:
         way = scene.bed.from_task(scene.app, scene.virtual, 80)
     finally:
         bed.apply()
-    host, space, device = fault.where
+    host = ROLES[named.host]
     assert [way.legs[-1][0] if isinstance(way.exit, Stopped) else host] == [host]
     [cause] = way.causes
-    assert (cause.kind, cause.namespace) == (fault.kind, namespace_of(scene, space))
-    assert not device or cause.device == device
-    assert fault.words.format(**words) in str(cause)
+    assert (cause.kind, cause.namespace) == (named.kind, namespace_of(scene, named.space))
+    assert not named.device or cause.device == named.device
+    assert filled(named.words, words) in str(cause)
     assert cause.repair
 
 
 def namespace_of(scene: Scene, space: str) -> str:
     bed = scene.bed
-    if space == NET:
+    if space == "network":
         [network] = [d.id for d in bed.swarm.definitions.values() if d.name == NET]
         return overlay_namespace(network)
     sandboxes = {"web": scene.web, "app": scene.app}

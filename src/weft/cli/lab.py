@@ -1,12 +1,13 @@
 """`weft lab`: a cluster of hosts in namespaces on this machine."""
 
 import os
+import random
 import signal
 import sys
 
 import click
 
-from weft.lab import daemons, enter, faults, lab, tour
+from weft.lab import breaking, breaks, daemons, enter, faults, lab, tour, tour_texts
 from weft.lab.layout import CLIENT, Layout
 from weft.lab.processes import load
 from weft.lab.progress import Progress
@@ -93,6 +94,10 @@ def exec_command(node: str, argv: tuple[str, ...]) -> int:
 @click.argument("node")
 def shell_command(node: str) -> int:
     """Be at a host: a shell inside its namespaces, with DOCKER_HOST set."""
+    return _shell(node)
+
+
+def _shell(node: str) -> int:
     init = load(LAYOUT.run / f"{node}.init")
     if init is None:
         raise click.ClickException(
@@ -174,15 +179,66 @@ def heal_command(node: str) -> None:
     faults.heal(lab.find(LAYOUT, node))
 
 
+@command.command("break")
+@click.argument("name", required=False)
+@click.option("--undo", is_flag=True, help="Take the fault back, and say what it was.")
+@click.option("--hint", is_flag=True, help="Say where to look.")
+def break_command(name: str | None, undo: bool, hint: bool) -> None:
+    """Break something in the lab, for you to find with `weft trace` and `weft doctor`.
+
+    Without NAME it lists the faults; with `any` it takes one and does not say which.
+    """
+    if name is None and not undo and not hint:
+        for each in breaks.FAULTS.values():
+            click.echo(f"  {each.name:<40}{'mended at once' if not each.undo else 'lasts'}")
+        return
+    if not lab.status(LAYOUT):
+        raise click.ClickException(
+            "cannot break anything: there is no lab; bring one up with `weft lab up`"
+        )
+    if undo:
+        was = breaking.undo(LAYOUT)
+        where = f"on {breaking.HOSTS[was.host]}, namespace {was.space}"
+        click.echo(f"It was {was.name}, made {where}:")
+        click.echo("".join(f"  {line}\n" for line in was.commands), nl=False)
+        return
+    if hint:
+        now = breaking.broken(LAYOUT)
+        click.echo(now.hint if now is not None else "Nothing is broken by weft lab break.")
+        return
+    made = breaking.make(LAYOUT, random.choice([*breaks.FAULTS]) if name == "any" else str(name))
+    click.echo(
+        f"{made.symptom}\n\nFind out what is wrong and where, from node1: weft lab shell node1\n"
+        "  weft trace break-app break-web      weft doctor      weft capture --network break-net\n"
+        "weft lab break --hint says where to look; --undo takes it back, and says what it was."
+    )
+
+
 @command.command("tour")
-@click.option("--pause", is_flag=True, help="Wait for Enter after each step.")
-def tour_command(pause: bool) -> int:
-    """The walkthrough, live: each command, its real output, and what it shows."""
+@click.option("--pause", is_flag=True, help="Step by step: wait for Enter after each.")
+@click.option(
+    "--lang",
+    "spoken",
+    type=click.Choice(tour_texts.LANGUAGES),
+    help="The language of the explanations.  [by the locale]",
+)
+def tour_command(pause: bool, spoken: tour_texts.Language | None) -> int:
+    """The walkthrough, live: each step explained, its command, and its real output.
+
+    At a terminal it ends in a shell on node1.
+    """
     if not lab.status(LAYOUT):
         raise click.ClickException(
             "cannot give the tour: there is no lab; bring one up with `weft lab up`"
         )
-    return tour.run(sys.stdout, pause=pause)
+    names = (os.environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG"))
+    spoken = spoken or tour_texts.language(next(filter(None, names), ""))
+    at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    status = tour.run(sys.stdout, spoken, colour=sys.stdout.isatty(), wait=input if pause else None)
+    if status or not at_terminal:
+        return status
+    click.echo(tour_texts.phrase("shell", spoken))
+    return _shell("node1")
 
 
 def reachable() -> str:
