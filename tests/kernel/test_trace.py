@@ -13,11 +13,12 @@ import socket
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 import pytest
 
-from tests.kernel.datapath_bed import CLIENT, HOSTS, Bed, bound, own_address
+from tests.kernel.datapath_bed import CLIENT, HOSTS, TIMEOUT, Bed, bound, own_address
 from tests.support.swarms import Swarm
 from tests.walk.conftest import Cluster
 from weft.lab.breaks import MENDED, Fault, filled
@@ -202,6 +203,50 @@ def test_a_fault_is_named_with_its_place(scene: Scene, fault: Fault) -> None:
     assert not named.device or cause.device == named.device
     assert filled(named.words, words) in str(cause)
     assert cause.repair
+
+
+MOST_TOGETHER, ROUNDS = 3, 8
+SHORT = 0.3
+"""Seconds in which no answer may come where the walk has an end."""
+
+
+def test_a_real_connection_agrees_with_the_walk(scene: Scene) -> None:
+    """Of healthy kernels and of some with several faults at once. Where rules were changed, the
+    walk does not say what becomes of a packet."""
+    bed, random = scene.bed, Random(1)
+    address = own_address(bed, scene.web, NET)
+    words = {
+        "address": address,
+        "mac": mac_for(IPv4Address(address)),
+        "sender": mac_for(IPv4Address(own_address(bed, scene.app, NET))),
+    }
+    known = [f for f in MENDED if f.trace and f.trace.kind is not CauseKind.RULES_CHANGED]
+    for count in range(ROUNDS):
+        faults = random.sample(known, count % (MOST_TOGETHER + 1))
+        for fault, command in [(each, line) for each in faults for line in each.commands]:
+            place = path_of(scene, ROLES[fault.host], fault.space)
+            # What one fault has taken away the next one does not find.
+            bed.inside(place, *filled(command, words).split(), check=False)
+        try:
+            way = bed.from_task(scene.app, scene.virtual, 80)
+            arrives = not isinstance(way.exit, Stopped)
+            arrives = arrives and isinstance(bed.answer(way).exit, Delivered)
+            patience = TIMEOUT if arrives else SHORT
+            told = [fault.name for fault in faults]
+            assert answers(bed.sandbox(scene.app), scene.virtual, patience) is arrives, told
+        finally:
+            bed.apply()
+
+
+def answers(path: Path, address: str, seconds: float) -> bool:
+    def opened() -> bool:
+        try:
+            socket.create_connection((address, 80), seconds).close()
+        except OSError:
+            return False
+        return True
+
+    return netns.run_in(path, opened)
 
 
 def namespace_of(scene: Scene, space: str) -> str:

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address
 import msgspec
 
 from weft.linux import netns, sysctl
+from weft.linux.foreign_rules import dropping
 from weft.linux.handles import Handle, Handles
 from weft.linux.listeners import listeners
 from weft.linux.netlink import address, link, neighbour, nftables, nsid, route, rule
@@ -131,7 +132,7 @@ async def read_space(handle: Handle, outline: Space, tables: Tables) -> Space:
         tables={k: parse(text(table)) for k, table in applied.items() if k not in changed},
         changed=changed,
         unsure=unsure,
-        foreign=(*_foreign_tables(handle), *odd),
+        foreign=(*await _foreign_tables(handle, tables), *odd),
         bound=frozenset(outline.devices),
         listeners=listening,
     )
@@ -224,12 +225,19 @@ def _rules(handle: Handle) -> tuple[list[Rule], list[str]]:
     return known, [f"{odd} rules of policy routing"] if odd > 0 else []
 
 
-def _foreign_tables(handle: Handle) -> list[str]:
+async def _foreign_tables(handle: Handle, tables: Tables) -> list[str]:
+    """With the chains that may drop a packet."""
     if handle.name != HOST:
         return []
     dumped = handle.filter.dump(*nftables.dump_tables())
-    names = map(nftables.decode_table, dumped)
-    return [f"nft table {n.family} {n.name}" for n in names if not owns_table(n.name)]
+    names = [name for name in map(nftables.decode_table, dumped) if not owns_table(name.name)]
+    listings = await tables.frames(handle, names)
+    found = []
+    for name in names:
+        chains = ", ".join(dropping(listings.get(name, "")))
+        drops = f", where packets are dropped in chain {chains}" if chains else ""
+        found.append(f"nft table {name.family} {name.name}{drops}")
+    return found
 
 
 def _inside(devices: Iterable[str]) -> tuple[dict[str, str], frozenset[Listener]]:

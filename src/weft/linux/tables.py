@@ -16,7 +16,8 @@ chains cannot be compared, and is written when the generation has moved without 
 import asyncio
 import errno
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from weft.errors import OperationFailed
@@ -109,6 +110,18 @@ class Tables:
     def written(self, handle: Handle, name: TableName) -> Table | None:
         """The table as this process last wrote it; None if it did not."""
         return self._memory(handle).written.get(name)
+
+    async def frames(self, handle: Handle, names: Collection[TableName]) -> dict[TableName, str]:
+        """Listings of tables, also of others' ones, without elements; none of one that is gone."""
+
+        def listed(nft: Nft) -> dict[TableName, str]:
+            found = {}
+            for name in names:
+                with suppress(OperationFailed):
+                    found[name] = nft.frame(*name)
+            return found
+
+        return await self._run(handle, listed) if names else {}
 
     async def replace(self, handle: Handle, table: Table) -> None:
         """Writes a table whole. Raises OperationFailed with nft's message."""

@@ -343,7 +343,7 @@ class _Walk:
 
     def _tell_foreign(self, space: Space) -> None:
         if space.foreign:
-            words = f"not followed: {', '.join(space.foreign)}"
+            words = f"not followed: {'; '.join(space.foreign)}"
             cause = Cause(CauseKind.NOT_FOLLOWED, space.name, "", words, "they may do more", "")
             self.remarks.setdefault((space.name, "", cause.kind), cause)
         if space.unsure:
