@@ -181,7 +181,7 @@ class Prober:
         self._failures.setdefault(node, []).extend(item.frame.failures)
         spots = watching[node].spots
         for one in item.frame.seen:
-            spot = spots[one.spot] if one.spot < len(spots) else None
+            spot = spots[one.spot] if 0 <= one.spot < len(spots) else None
             self._seen.append(Seen(node, spot, one, one.time - self._ahead[node]))
 
     async def _send(self, node: NodeId, mark: Mark, leaves: Departure) -> Nanoseconds:
