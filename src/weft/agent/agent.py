@@ -320,9 +320,8 @@ class Agent:
 
     async def _trace(self, request: TraceRequest) -> Frames:
         task = WorkloadId(request.task) if request.task is not None else None
-        yield TraceFrame(
-            await self.networking.passage(request.entry, request.flows, task, request.name)
-        )
+        entry = self.networking.from_container(request.entry, request.container)
+        yield TraceFrame(await self.networking.passage(entry, request.flows, task, request.name))
 
     def _probe(self, request: ProbeRequest) -> Frames:
         return probe_frames(self.engine, self.networking, request.wanted)

@@ -42,7 +42,8 @@ def command(
     """Show the way of one packet and of its answer, host by host, as the kernels are now.
 
     SRC and DST are a task, a service, a container, a node or the address of one. DST may also be a
-    name as the source would use it, or a published port: NODE:PORT, :PORT.
+    name as the source would use it, or a published port: NODE:PORT, :PORT. SRC may also be a container
+    of docker run: NODE/NAME, /NAME.
 
     Then a marked packet is sent along this way, and each hop says whether it has passed and after
     how many microseconds. Nothing is changed, and no program notices. The exit status is 0 if the

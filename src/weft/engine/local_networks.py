@@ -366,6 +366,9 @@ class LocalNetworks:
         found = (resident_of(place, self._book.networks) for place in places)
         return [resident for resident in found if resident is not None]
 
+    def places(self) -> Iterable[LocalSandbox]:
+        return self._book.sandboxes.values()
+
     def sandbox(self, container: ContainerId) -> LocalSandbox | None:
         """None for a container that is not connected."""
         return self._book.sandboxes.get(container)

@@ -22,9 +22,10 @@ from weft.engine.encryption import Encryption
 from weft.engine.engine import Engine
 from weft.engine.footprint import of_sandbox
 from weft.engine.local_allocation import taken_port
+from weft.engine.plain_places import named
 from weft.engine.resolver import REOPEN_PAUSE, Resolvers
 from weft.engine.trace import passage, unresolved
-from weft.errors import OperationFailed, WeftError
+from weft.errors import OperationFailed, WeftError, clip
 from weft.linux.base import ConnectionWatch, PacketTap
 from weft.model.assignment import Overlays
 from weft.model.capture import CaptureWanted, Instruction
@@ -273,6 +274,19 @@ class Networking:
         found = await passage(kernel, entry, flows, seals, self._labels)
         return msgspec.structs.replace(found, asked=asked)
 
+    def from_container(self, entry: Entry, reference: str) -> Entry:
+        """The same, sent by a container of the engine's own; without a reference as it is. Raises
+        `OperationFailed`."""
+        if not reference or not isinstance(entry, FromProcess):
+            return entry
+        place = named(self._engine.local.places(), reference)
+        if place is None:
+            raise OperationFailed(
+                f"cannot trace: no running container {clip(reference)} with a network of its own is"
+                " on this node"
+            )
+        return msgspec.structs.replace(entry, namespace=place.key)
+
     def spots(self, task: WorkloadId) -> list[Spot]:
         """The interfaces of a workload's sandbox on its networks; none if it is not here."""
         resident = self._residents.get(task)
@@ -298,7 +312,8 @@ class Networking:
     @property
     def _labels(self) -> dict[str, str]:
         """Namespaces by what they are for."""
-        containers = {place.sandbox.key: place.workload.name for place in self._everybody}
+        containers = {place.key: place.name for place in self._engine.local.places()}
+        containers |= {place.sandbox.key: place.workload.name for place in self._everybody}
         networks = {
             overlay_namespace(id): f"network {view.definition.name}"
             for id, view in self._overlays.networks.items()

@@ -1,5 +1,7 @@
 """Where a plain container runs or is about to run, as the engine knows it now."""
 
+from collections.abc import Iterable
+
 import msgspec
 
 from weft.engine.container_config import HOST_GATEWAY
@@ -8,6 +10,7 @@ from weft.engine.plain_config import Place
 from weft.errors import NotFound
 from weft.model.addresses import Port, Protocol
 from weft.model.container import ContainerConfig
+from weft.model.local_sandbox import LocalSandbox
 from weft.model.plain_container import PlainContainer
 
 
@@ -37,3 +40,11 @@ def exposed_ports(engine: Engine, config: ContainerConfig) -> tuple[tuple[Port, 
         return engine.images.find(config.spec.image).config.exposed_ports
     except NotFound:
         return ()
+
+
+def named(places: Iterable[LocalSandbox], reference: str) -> LocalSandbox | None:
+    """The only one whose container has this name or id, or else an id that begins so."""
+    known = list(places)
+    found = [place for place in known if reference in (place.name, place.container)]
+    found = found or [place for place in known if place.container.startswith(reference)]
+    return found[0] if len(found) == 1 else None

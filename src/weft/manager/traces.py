@@ -85,11 +85,12 @@ class Tracer:
 
     async def _follow(self, start: Question) -> tuple[Leg, ...]:
         legs: list[Leg] = []
-        node, entry, task, name = start
+        node, entry, task, name, container = start
         while len(legs) < MOST_LEGS:
             request = TraceRequest(
-                entry=entry, task=task, name=name, flows=self._flows.get(node, ())
-            )
+                entry=entry, task=task, name=name, container=container,
+                flows=self._flows.get(node, ()),
+            )  # fmt: skip
             leg = await self._ask(node, request)
             legs.append(leg)
             if leg.passage is None:
@@ -98,7 +99,7 @@ class Tracer:
             following = self._next(leg.passage.exit)
             if following is None:
                 break
-            (node, entry), task, name = following, None, ""
+            (node, entry), task, name, container = following, None, "", ""
         return tuple(legs)
 
     async def _ask(self, node: NodeId, request: TraceRequest) -> Leg:

@@ -198,6 +198,8 @@ class TraceRequest(msgspec.Struct, frozen=True, tag="trace", kw_only=True):
     """The task whose process sends the packet, in place of a namespace in `entry`."""
     name: str = ""
     """A name that the task looks up first: the packet goes to the first address."""
+    container: str = ""
+    """A container of the node's own whose process sends the packet, by name or id."""
     flows: tuple[Flow, ...] = ()
     """As the node told them of the packet that this one answers."""
 

@@ -152,3 +152,19 @@ def test_an_ambiguous_name_is_refused() -> None:
     state = ClusterState([node(1), twin, service("app"), task("app", 1, 1)])
     with pytest.raises(InvalidArgument, match="ambiguous: node app, service app"):
         question(state, OWN, TraceWanted(source="app", target=":80"))
+
+
+@pytest.mark.parametrize(
+    ("source", "node"), [("/job", "n1"), ("host2/job", "n2"), ("n2/job", "n2")]
+)
+def test_a_container_of_a_node_is_named_with_the_node(source: str, node: str) -> None:
+    asked = question(STATE, OWN, TraceWanted(source=source, target="10.0.1.21", port=80))
+    assert (asked.node, asked.container, asked.task) == (node, "job", None)
+    assert isinstance(asked.entry, FromProcess)
+    assert str(asked.entry.packet) == "tcp 0.0.0.0:40000 > 10.0.1.21:80"
+
+
+@pytest.mark.parametrize("source", ["/", "host2/", "host7/job"])
+def test_a_container_without_a_name_or_a_node_is_refused(source: str) -> None:
+    with pytest.raises((InvalidArgument, NotFound), match="cannot trace"):
+        question(STATE, OWN, TraceWanted(source=source, target="10.0.1.21", port=80))

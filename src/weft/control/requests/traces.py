@@ -2,7 +2,8 @@
 
 A source is a task, a service (its first running task), a container, a node, or the address of one;
 or somebody outside. A target is the same, a published port of a node (`node:port`, `:port`), or a
-name, which the source's own resolver looks up."""
+name, which the source's own resolver looks up. A container that is no task's is named with its node
+(`node/container`, `/container`), since no manager knows it; it finds a target as a node does."""
 
 import re
 from collections.abc import Iterable
@@ -37,6 +38,8 @@ class Question(NamedTuple):
     entry: Entry
     task: TaskId | None = None
     name: str = ""
+    container: str = ""
+    """A container of the node's own, by name or id, whose process sends the packet."""
 
 
 def question(state: ClusterState, own: NodeId, wanted: TraceWanted) -> Question:
@@ -52,6 +55,8 @@ def question(state: ClusterState, own: NodeId, wanted: TraceWanted) -> Question:
         node, address, port = _at_node(state, own, wanted)
         packet = Packet(wanted.protocol, wanted.outside, SOURCE_PORT, address, port)
         return Question(node, FromWire(Datagram(packet=packet)))
+    if "/" in wanted.source:
+        return _from_container(state, own, wanted)
     source = _found(state, wanted.source, "source")
     if isinstance(source, Node):
         _, address, port = _at_node(state, source.id, wanted)
@@ -62,6 +67,16 @@ def question(state: ClusterState, own: NodeId, wanted: TraceWanted) -> Question:
         _, address, port = _at_node(state, task.node, wanted)
         return Question(task.node, _sends(wanted, address, port))
     return _from_task(state, task, task.node, wanted)
+
+
+def _from_container(state: ClusterState, own: NodeId, wanted: TraceWanted) -> Question:
+    """Of `node/container` and `/container`: a container that is no task's."""
+    where, _, container = wanted.source.partition("/")
+    node = _node(state, where).id if where else own
+    if not container:
+        raise InvalidArgument(f"cannot trace: source {clip(wanted.source)!r} names no container")
+    _, address, port = _at_node(state, node, wanted)
+    return Question(node, _sends(wanted, address, port), container=container)
 
 
 def _sends(wanted: TraceWanted, address: IPv4Address, port: int) -> FromProcess:
