@@ -50,6 +50,11 @@ class Place(NamedTuple):
         """Runs the host's program in the container's network."""
         return self.host.sh(f"nsenter -t {self.pid} -n {command}", check=check)
 
+    def listens(self) -> None:
+        """Returns when the program takes connections. Without a health check a task is asked as
+        soon as it runs, whether it does or not."""
+        self.sh("sh -c 'until ss -Htln | grep -q :80; do sleep 0.2; done'")
+
     def pings(self, address: str, size: int = 56, count: int = 4) -> bool:
         words = f"ping -q -n -c {count} -i 0.2 -W 10 -M do -s {size} {address}"
         return " 0% packet loss" in self.sh(words, check=False)
@@ -77,11 +82,11 @@ class Swarm:
             self.first.sh(f"docker network create -d overlay {options} {name}")
 
     def create(self, service: str, options: str) -> None:
-        """A service with a task on each host."""
-        self.first.sh(
-            f"docker service create -q -d --name {service} --mode global {options} {IMAGE}"
-        )
+        """A service with a task on each host; returns when both take connections."""
+        self.first.sh(f"docker service create -q --name {service} --mode global {options} {IMAGE}")
         self.both(f"until docker ps -q -f name={service}. | grep -q .; do sleep 0.2; done")
+        for place in self.places(service):
+            place.listens()
 
     def remove(self, service: str) -> None:
         self.first.sh(f"docker service rm {service}")
@@ -275,9 +280,7 @@ def test_a_host_reboots_into_a_kernel_without_esp_and_its_peer_does_not_care(
     assert "Profile: userspace" in swarm.second.sh("docker info 2>/dev/null")
     for service in ("web", "safe"):
         swarm.second.sh(f"until docker ps -q -f name={service}. | grep -q .; do sleep 0.2; done")
-    # Without a health check a task is asked as soon as it runs, if its program listens or not.
-    web = swarm.places("web")[1]
-    web.sh("sh -c 'until ss -Htln | grep -q :80; do sleep 0.2; done'")
+    swarm.places("web")[1].listens()
     for host in swarm.hosts:
         assert swarm.asked(host) == ["200"] * 4
     here, there = swarm.places("safe")
