@@ -22,6 +22,12 @@ PACKAGES = (
     "libnftables1", "nftables", "iproute2", "etcd-server", "ca-certificates", "apparmor", "curl", "procps",
 )  # fmt: skip
 """What weft-swarm depends on and recommends, so that it can be installed without a network; and what tests look with."""
+MORE = (
+    "tini", "nginx-light", "busybox-static", "iputils-ping", "tcpdump", "openssl", "ufw", "firewalld", "iptables",
+)  # fmt: skip
+"""What `weft lab` needs besides, which the package suggests; and firewalls."""
+STARTED_BY_TESTS = ("nginx", "ufw", "firewalld")
+"""Services that a host with these packages does not start by itself."""
 INSTALL = "apt-get install -qq -y --no-install-recommends"
 ADDRESS = "10.59.75.11"
 SECONDS = 180
@@ -29,18 +35,23 @@ _NUMBERS = itertools.count()
 _BOOT = Path(__file__).with_name("boot.sh")
 
 
-def base(release: str) -> Path:
-    """The release's root file system, made if need be."""
-    number = hashlib.sha256(repr((release, PACKAGES)).encode()).hexdigest()[:12]
-    root = CACHE / f"{release}-{number}"
+def base(release: str, more: tuple[str, ...] = ()) -> Path:
+    """The release's root file system, with `more` packages than `PACKAGES`, made if need be."""
+    packages = (*PACKAGES, *more)
+    number = hashlib.sha256(repr((release, packages)).encode()).hexdigest()[:12]
+    kind = f"{release}-{'more' if more else 'plain'}"
+    root = CACHE / f"{kind}-{number}"
     if not root.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
-        for old in CACHE.glob(f"{release}-*"):
+        for old in CACHE.glob(f"{kind}-*"):
             shutil.rmtree(old)
-        draft = CACHE / f".{release}"
+        draft = CACHE / f".{kind}"
         shutil.rmtree(draft, ignore_errors=True)
+        off = " ".join(f"{unit}.service" for unit in STARTED_BY_TESTS if more)
+        hook = f'chroot "$1" systemctl --quiet disable {off} || true' if off else "true"
         subprocess.run(
-            ["mmdebstrap", "--quiet", "--variant=apt", f"--include={','.join(PACKAGES)}", release, draft],
+            ["mmdebstrap", "--quiet", "--variant=apt", f"--include={','.join(packages)}",
+             f"--customize-hook={hook}", release, draft],
             check=True,
         )  # fmt: skip
         draft.rename(root)
@@ -48,9 +59,9 @@ def base(release: str) -> Path:
 
 
 class BootedHost:
-    def __init__(self, release: str, scratch: Path) -> None:
-        """`scratch`: for its own files; must not be on an overlay."""
-        self.release, self._scratch = release, scratch
+    def __init__(self, release: str, scratch: Path, more: tuple[str, ...] = ()) -> None:
+        """`scratch`: for its own files; must not be on an overlay. `more`: packages, see `base`."""
+        self.release, self._scratch, self._more = release, scratch, more
         for name in ("upper", "work", "data", "root"):
             (scratch / name).mkdir()
         self._power_on()
@@ -59,7 +70,7 @@ class BootedHost:
         self._group = f"weft-host-{os.getpid()}-{next(_NUMBERS)}"
         with (self._scratch / "console").open("wb") as console:
             self._outer = subprocess.Popen(
-                ["unshare", "-m", "sh", _BOOT, base(self.release), self._scratch, ADDRESS, self._group],
+                ["unshare", "-m", "sh", _BOOT, base(self.release, self._more), self._scratch, ADDRESS, self._group],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,

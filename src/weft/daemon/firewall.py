@@ -1,9 +1,10 @@
 """Whether a firewall of the host would drop the swarm's packets, judged by its rules as nft prints
 them (`nft --json list ruleset`, libnftables-json(5)).
 
-A base chain with the policy drop lets through only what a rule accepts. Rules can say so in many
-ways, so this judges by names: a chain of the table that names the port, protocol or link and
-accepts. A rule that accepts it only from some addresses counts: the administrator knows which.
+A base chain with the policy drop lets through only what a rule accepts, and so does one that ends
+with a rule that drops or rejects everything, as firewalld's do. Rules can say so in many ways, so
+this judges by names: a chain of the table that names the port, protocol or link and accepts. A rule
+that accepts it only from some addresses counts: the administrator knows which.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +32,7 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """A base chain that drops what no rule accepts."""
+    """A base chain that drops what no rule accepts, by its policy or by its last rule."""
 
     family: str
     table: str
@@ -149,7 +150,7 @@ def policies(ruleset: Sequence[Any]) -> list[Policy]:
     found = []
     for element in ruleset:
         chain = element.get("chain")
-        if chain is None or chain.get("policy") != "drop" or chain.get("hook") not in _HOOKS:
+        if chain is None or chain.get("hook") not in _HOOKS or not _is_closed(chain, rules):
             continue
         if chain["family"] not in _FAMILIES or owns_table(chain["table"]):
             continue
@@ -170,6 +171,20 @@ def policies(ruleset: Sequence[Any]) -> list[Policy]:
             )
         )
     return found
+
+
+def _is_closed(chain: Any, rules: Sequence[Any]) -> bool:
+    """Whether a base chain drops what none of its rules accepts."""
+    if chain.get("policy") == "drop":
+        return True
+    place = (chain["family"], chain["table"], chain["name"])
+    own = [rule for rule in rules if (rule["family"], rule["table"], rule["chain"]) == place]
+    return bool(own) and _drops_everything(own[-1].get("expr", []))
+
+
+def _drops_everything(statements: Sequence[Any]) -> bool:
+    kinds = {kind for statement in statements for kind in statement}
+    return bool(kinds & {"drop", "reject"}) and kinds <= {"drop", "reject", "counter", "log"}
 
 
 def _accepted(rule: Any) -> Iterator[str | int]:

@@ -88,6 +88,8 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The warning about it."""
     address: str = ""
     """Why no address can be chosen by itself, if so."""
+    lost_address: str = ""
+    """Why the address by which the swarm knows this host cannot be used, if so."""
     mtu: int = ORDINARY_MTU
     """The smallest MTU of a link with an address that hosts may use."""
     free: int = 1 << 40
@@ -300,7 +302,15 @@ def _clients_and_managers(facts: HostFacts) -> Iterator[Finding]:
 
 
 def _addresses(facts: HostFacts) -> Iterator[Finding]:
-    if facts.address:
+    if facts.lost_address:
+        yield _warning(
+            "address",
+            f"{facts.lost_address}; the swarm knows this host by it. Give the host this address"
+            " again (a fixed one, or a reservation of the DHCP server). If it has changed for good,"
+            " leave the swarm, and join again:",
+            "docker swarm leave --force",
+        )
+    if facts.address and not facts.lost_address:
         yield _note(
             "address",
             f"{facts.address}: say which to use",

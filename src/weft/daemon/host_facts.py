@@ -15,10 +15,11 @@ from weft.daemon.downgrade import newer_files
 from weft.daemon.firewall import blocking, policies
 from weft.daemon.fitness import ORDINARY_MTU, HostFacts
 from weft.daemon.options import SWARM, DaemonOptions
-from weft.errors import InvalidArgument
+from weft.errors import InvalidArgument, WeftError
 from weft.linux import host, xfrm
 from weft.linux.esp import datapath
 from weft.runtime.apparmor import AppArmor
+from weft.session.identity import IdentityStore
 
 _PORTS = ("2377/tcp", "2380/tcp", "4789/udp")
 _USER = re.compile(r'users:\(\("([^"]*)",pid=(\d+)')
@@ -57,6 +58,7 @@ def gather(options: DaemonOptions | None, configuration: str = "") -> HostFacts:
         clock_synchronised=_clock_is_synchronised(),
         apparmor=AppArmor(used.run_dir).warning,
         address=_no_address(),
+        lost_address=_lost_address(used.data_root),
         mtu=min((link.mtu for link in _underlay()), default=ORDINARY_MTU),
         free=room,
         file_system=file_system,
@@ -215,6 +217,18 @@ def _no_address() -> str:
         host.default_advertise_address()
     except InvalidArgument as error:
         return str(error)
+    return ""
+
+
+def _lost_address(data_root: Path) -> str:
+    try:
+        found = IdentityStore(data_root / SWARM).load()
+        if found is not None:
+            host.interface_with(found[0].data_path_address)
+    except host.NoSuchAddress as error:
+        return str(error)
+    except WeftError:
+        return ""  # the daemon says what is damaged
     return ""
 
 

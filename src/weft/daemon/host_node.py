@@ -15,6 +15,7 @@ import msgspec
 
 from weft.api.backend import Swarm
 from weft.api.request_tally import RequestTally
+from weft.daemon.address_watch import NO_ADDRESS, AddressWatch
 from weft.daemon.environment import NodeEnvironment
 from weft.daemon.metrics import HostMetrics
 from weft.daemon.recovery import forget
@@ -57,11 +58,6 @@ ChooseAddresses = Callable[[str, str, str], Addresses]
 
 ADDRESS_PAUSE = 2.0
 """Seconds between two looks for an address that the host has lost."""
-NO_ADDRESS = (
-    "{cause}; the swarm knows this node by it. Containers go on. Give the host this address again (a"
-    " fixed one, or a reservation of the DHCP server), and the node is back by itself. If the address"
-    " has changed for good: docker swarm leave --force, and join again"
-)
 NO_SWARM = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" '
     "to connect this node to swarm and try again."
@@ -126,12 +122,15 @@ class HostNode:
         self._engine_run: asyncio.Task[None] | None = None
         self._resuming: asyncio.Task[None] | None = None
         """Waits for the host's address, if the host has lost it."""
+        self._address = AddressWatch(self._check_address)
+        self._watching: asyncio.Task[None] | None = None
 
     async def resume(self) -> None:
         self.engine.resume()
         self._engine_run = asyncio.create_task(self.engine.run(), name="engine")
         self.plain.resume()
         self._reattachment.resume()
+        self._watching = asyncio.create_task(self._address.run(), name="address watch")
         try:
             await self._resume_member()
         except NoSuchAddress as error:
@@ -164,10 +163,17 @@ class HostNode:
                     log.info("swarm.address_back")
                     return
 
+    def _check_address(self) -> None:
+        """Raises `NoSuchAddress`."""
+        if self._member is not None:
+            own = self._member.member
+            self._environment.facts(own.node, own.data_path_address)
+
     async def close(self) -> None:
         """Stops the member; containers, networks and traffic go on."""
-        if self._resuming is not None:
-            await ended(self._resuming)
+        for task in (self._resuming, self._watching):
+            if task is not None:
+                await ended(task)
         if self._member is not None:
             await self._member.close()
         await self._reattachment.close()
@@ -194,7 +200,8 @@ class HostNode:
     @property
     def membership(self) -> Membership:
         if self._member is not None:
-            return self._member.membership
+            found = self._member.membership
+            return msgspec.structs.replace(found, error=found.error or self._address.lost)
         return Membership(state="error", error=self._damage) if self._damage else Membership()
 
     def swarm(self) -> Swarm:
@@ -349,9 +356,11 @@ class HostNode:
     async def examine(self, repair: bool) -> Report:
         member = self._member
         if member is not None and member.manager is not None:
-            return await member.manager.examine(repair)
-        trouble = self.membership.error
-        found = [Finding(severity="critical", what="swarm", cause=trouble)] if trouble else []
+            report = await member.manager.examine(repair)
+            # Without its address this host reaches nobody, itself included.
+            lost = self._critical(self._address.lost)
+            return msgspec.structs.replace(report, findings=(*lost, *report.findings))
+        found = self._critical(self.membership.error)
         if member is not None:
             told = await member.agent.examine(repair)
         else:
@@ -363,6 +372,10 @@ class HostNode:
             findings=ordered([*found, *told.findings]),
             mended=tuple((self.info.hostname, what) for what in told.mended),
         )
+
+    @staticmethod
+    def _critical(trouble: str) -> list[Finding]:
+        return [Finding(severity="critical", what="swarm", cause=trouble)] if trouble else []
 
     async def metrics(self, requests: RequestTally) -> str:
         return await self._metrics.text(self._member, requests)

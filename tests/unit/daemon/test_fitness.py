@@ -41,6 +41,7 @@ CASES: list[tuple[dict[str, object], int, str, str]] = [
     ({"clock_synchronised": None}, 0, "", ""),
     ({"apparmor": "WARNING: AppArmor is enabled"}, 1, "apparmor: AppArmor is enabled", "apt install apparmor"),
     ({"address": "two addresses"}, 0, "two addresses: say which", "--advertise-addr"),
+    ({"lost_address": "cannot use address 192.0.2.1"}, 1, "the swarm knows this host by it", "docker swarm leave --force"),
     ({"mtu": 1400}, 0, "at most 1400 bytes", ""),
     ({"policies": (SOME_POLICY,)}, 1, "2377/tcp (sessions)", "nft insert rule inet filter input udp dport 4789 accept"),
     ({"blocking": (SOME_RULE,)}, 1, "chain in of table inet own drops 2377/tcp", "nft delete rule inet own in handle 7"),
@@ -86,6 +87,7 @@ def matching(right: object, op: str = "==") -> dict[str, object]:
 
 
 ACCEPT = {"accept": None}
+REJECT = {"reject": {"type": "icmpx", "expr": "admin-prohibited"}}
 
 
 @pytest.mark.parametrize(
@@ -101,6 +103,10 @@ ACCEPT = {"accept": None}
         ([chain(), rule([matching({"set": [{"elem": {"val": 50}}]}), ACCEPT])], [{50}]),
         ([chain(), rule([matching(2377), {"drop": None}])], [set()]),
         ([chain(), rule([matching(2377, "!="), ACCEPT])], [set()]),
+        ([chain(policy="accept"), rule([matching(22), ACCEPT], "in"), rule([REJECT], "in")], [{22}]),
+        ([chain(policy="accept"), rule([{"counter": {}}, {"drop": None}], "in")], [set()]),
+        ([chain(policy="accept"), rule([matching(22), REJECT], "in")], []),
+        ([chain(policy="accept"), rule([REJECT], "other")], []),
         ([{"metainfo": {}}, {"table": {}}, chain(hook=None)], []),
     ],
 )  # fmt: skip
