@@ -25,7 +25,18 @@ from weft.system.files import make_missing
 from weft.system.trees import remove_tree
 
 IMAGE_ARCHIVE = Path("/var/cache/weft/demo-webapp.tar")
-_PROGRAMS = ("ip", "tini", "mount", "hostname", "nft", "conmon", "runc", "skopeo")
+_PROGRAMS = {
+    "ip": "iproute2",
+    "tini": "tini",
+    "mount": "mount",
+    "hostname": "hostname",
+    "nft": "nftables",
+    "conmon": "conmon",
+    "runc": "runc",
+    "skopeo": "skopeo",
+}
+"""Programs that a lab needs, and Debian's packages of them."""
+_SEARCH_PATH = f"{os.environ.get('PATH', '')}:{demo_image.PATH}"
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,7 @@ def up(
     """Brings up a swarm of `count` hosts, by default as many as there are, or three; the first
     `managers` of them are managers. Raises `WeftError`; passes `KeyboardInterrupt` on."""
     with _alone(layout):
-        _check_machine()
+        _check_machine(image)
         existing = node_numbers(layout)
         count = _count(existing, count)
         if managers > count:
@@ -198,13 +209,16 @@ def _count(existing: list[int], wanted: int | None) -> int:
     return count
 
 
-def _check_machine() -> None:
+def _check_machine(image: bool) -> None:
+    """`image`: whether the demo image is wanted; nothing is begun if it cannot be built."""
     if os.geteuid():
         raise Forbidden("cannot make a lab: that needs root")
-    missing = [program for program in _PROGRAMS if shutil.which(program) is None]
+    needed = _PROGRAMS | (demo_image.PACKAGES if image else {})
+    missing = [program for program in needed if shutil.which(program, path=_SEARCH_PATH) is None]
     if missing:
         raise FailedPrecondition(
-            f"cannot make a lab: no {', '.join(missing)} on the PATH; run scripts/bootstrap"
+            f"cannot make a lab: {', '.join(missing)} not installed: apt-get install"
+            f" --no-install-recommends {' '.join(needed[program] for program in missing)}"
         )
     if not cgroups.hierarchies():
         raise FailedPrecondition("cannot make a lab: this machine has no control groups mounted")

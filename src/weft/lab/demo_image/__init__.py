@@ -26,6 +26,7 @@ PACKAGES = {
     "getent": "libc-bin",
     "ping": "iputils-ping",
 }
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 NAME_SERVICE = ("libnss_files.so.2", "libnss_dns.so.2")
 """Libraries that getent loads at run time. In newer versions libc has them built in; the files are
 then absent or empty."""
@@ -91,7 +92,7 @@ def find_programs() -> dict[str, Path]:
 
 
 def find_program(name: str) -> Path:
-    found = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
+    found = shutil.which(name, path=PATH)
     if found is None:
         raise FailedPrecondition(
             f"cannot build {TAG}: {name} is not installed: apt-get install {PACKAGES[name]}"
