@@ -104,7 +104,9 @@ def test_running_containers_are_connected_renamed_and_disconnected(
     assert not manager.call(_state(manager)).tasks
     worker.ok("start", "shop")
     manager.until(lambda state: list(places(state)) == ["shop"])
-    manager.ok("network", "disconnect", "-f", "net", "alone")
+    assert "is not connected to network net" in manager.refused(
+        "network", "disconnect", "-f", "net", "alone"
+    )
 
 
 async def _state_of(daemon: Daemon) -> ClusterState:

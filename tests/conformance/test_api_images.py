@@ -97,6 +97,7 @@ def test_what_cannot_be_imported(images: Daemon) -> None:
         done = images.run("import", "--change", change, "-", "made:1", stdin=root_of(a=b"1"))
         assert (done.returncode == 0) == (words == "made:1"), done
         assert words == "made:1" or words in done.stderr.decode(), done.stderr
+    assert "it ends in the middle of a header" in images.run("load", stdin=b"abc").stderr.decode()
     assert "not a tar" in images.run("import", "-", stdin=b"x" * 9000).stderr.decode()
     assert "fetch the file" in images.refused("import", "http://192.0.2.1/x.tar")
 

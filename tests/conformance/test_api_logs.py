@@ -219,6 +219,7 @@ def refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         ("syslog", "syslog-address=ftp://x", "unsupported scheme: 'ftp'"),
         ("syslog", "labels=team", "log opt labels for syslog log driver is not supported by Weft"),
         ("gelf", "tag=x", "the log driver gelf is not supported by Weft"),
+        ("asdf", "tag=x", "logger: no log driver named 'asdf' is registered"),
     ],
 )
 def test_log_drivers_and_options_that_are_refused(

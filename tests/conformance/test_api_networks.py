@@ -123,6 +123,8 @@ def settings(daemon: Daemon, name: str) -> dict[str, Any]:
 
 
 def test_containers_join_and_leave_networks(daemon: Daemon) -> None:
+    daemon.ok("network", "create", "a b.c_")
+    daemon.ok("network", "rm", "a b.c_")
     daemon.ok("network", "create", "back")
     daemon.ok("network", "create", "--subnet", "10.8.0.0/24", "front")
     daemon.ok("run", "-d", "--name", "web", IMAGE, "sleep", "1000")
@@ -140,16 +142,22 @@ def test_containers_join_and_leave_networks(daemon: Daemon) -> None:
     daemon.ok("stop", "-t", "1", "web")
     daemon.ok("network", "connect", "back", "web")
     daemon.ok("network", "disconnect", "front", "web")
-    assert "is not connected to network front" in daemon.refused(
-        "network", "disconnect", "front", "web"
-    )
-    daemon.ok("network", "disconnect", "-f", "front", "web")
+    for force in ([], ["-f"]):
+        assert "is not connected to network front" in daemon.refused(
+            "network", "disconnect", *force, "front", "web"
+        )
     daemon.ok("start", "web")
     back = settings(daemon, "web")["Networks"]
     assert [(name, place["IPAddress"]) for name, place in back.items()] == [("back", "172.18.0.2")]
     daemon.ok("run", "-d", "--name", "alone", "--network", "none", IMAGE, "sleep", "1000")
     assert "the network mode none" in daemon.refused("network", "connect", "back", "alone")
-    daemon.ok("rm", "-f", "web", "alone")
+    daemon.ok("run", "-d", "--name", "mode", "--network", "front", IMAGE, "sleep", "1000")
+    daemon.ok("network", "disconnect", "front", "mode")
+    assert settings(daemon, "mode")["Networks"] == {}
+    assert "is not connected" in daemon.refused("network", "disconnect", "-f", "front", "mode")
+    daemon.ok("network", "connect", "--ip", "10.8.0.7", "front", "mode")
+    assert settings(daemon, "mode")["Networks"]["front"]["IPAddress"] == "10.8.0.7"
+    daemon.ok("rm", "-f", "web", "alone", "mode")
     assert daemon.ok("network", "prune", "-f").split() == ["Deleted", "Networks:", "back", "front"]
 
 

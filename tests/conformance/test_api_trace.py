@@ -42,6 +42,8 @@ def test_a_trace_from_task_to_service(manager: Daemon) -> None:
 
 
 def test_what_cannot_be_traced_is_named(manager: Daemon, worker: Daemon) -> None:
-    assert "cannot trace nobody (source): no task, service" in trace(manager, "nobody", "web").stderr
+    assert (
+        "cannot trace nobody (source): no task, service" in trace(manager, "nobody", "web").stderr
+    )
     assert "is not an IPv4 address" in trace(manager, "--from-outside", "x", ":80").stderr
     assert "This node is not a swarm manager" in trace(worker, "app", "web").stderr

@@ -12,7 +12,7 @@ from weft.api.call import Call, answer
 from weft.api.container_lookup import find_container
 from weft.api.images import new_tag
 from weft.api.schema.decoding import is_zero
-from weft.errors import Conflict, InvalidArgument, NotFound, Unsupported
+from weft.errors import Conflict, InvalidArgument, NotFound, OperationFailed, Unsupported
 from weft.model.container import Container, ContainerState, ImageConfig, NewImage
 from weft.model.image_changes import changed
 
@@ -49,7 +49,7 @@ async def _paused(call: Call, container: Container) -> AsyncIterator[None]:
     if container.paused or container.state is not ContainerState.RUNNING:
         yield
         return
-    with suppress(Conflict):
+    with suppress(Conflict, OperationFailed):
         call.node.tell("pause", await runtime.pause(container.id))
     try:
         yield

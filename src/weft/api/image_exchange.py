@@ -8,7 +8,7 @@ from weft.api import registry_auth
 from weft.api.call import Call, answer
 from weft.api.platforms import check_platform
 from weft.api.schema.common import Json, encode
-from weft.api.streams import streamed
+from weft.api.streams import error_line, streamed
 from weft.errors import InvalidArgument
 from weft.model.meta import SECOND
 from weft.model.registry import PushStep
@@ -73,7 +73,7 @@ async def push(call: Call) -> web.StreamResponse:
         check_platform(call.node.images.find(image), image, call.query("platform"))
     async with (
         aclosing(call.node.image_exchange.push(name, tag, auth)) as steps,
-        streamed(call.request, "application/json", _pushing_failed, at_once=False) as response,
+        streamed(call.request, "application/json", error_line, at_once=False) as response,
     ):
         async for step in steps:
             await response.write(_push_line(step))
@@ -89,7 +89,3 @@ def _push_line(step: PushStep) -> bytes:
         aux = {"Tag": step.pushed.tag, "Digest": step.pushed.digest, "Size": step.pushed.size}
         said += encode({"progressDetail": {}, "aux": aux})
     return said
-
-
-def _pushing_failed(text: str) -> bytes:
-    return encode({"errorDetail": {"message": text}, "error": text})

@@ -16,9 +16,17 @@ from weft.api.platforms import check_native, check_platform
 from weft.api.pruning import prunable
 from weft.api.schema.common import encode, now, parse_until
 from weft.api.schema.image import distribution_json, image_json, image_summary_json, shared_sizes
-from weft.api.streams import streamed
+from weft.api.streams import error_line, streamed
 from weft.api.versions import image_answer, image_summary_answer
-from weft.errors import Conflict, InvalidArgument, NotFound, OperationFailed, Unsupported, clip
+from weft.errors import (
+    Conflict,
+    InvalidArgument,
+    NotFound,
+    OperationFailed,
+    Unsupported,
+    WeftError,
+    clip,
+)
 from weft.model import references
 from weft.model.container import Image, ImageConfig, NewImage
 from weft.model.image_changes import changed
@@ -222,7 +230,7 @@ def _says_version(name: str) -> bool:
 
 async def _progress(call: Call, lines: AsyncIterator[str]) -> web.StreamResponse:
     first = await anext(lines, None)
-    async with streamed(call.request, "application/json", _fetching_failed) as response:
+    async with streamed(call.request, "application/json", error_line) as response:
         if first is not None:
             await response.write(encode({"status": first}))
         async for line in lines:
@@ -230,14 +238,14 @@ async def _progress(call: Call, lines: AsyncIterator[str]) -> web.StreamResponse
     return response.response
 
 
-def _fetching_failed(text: str) -> bytes:
-    return encode({"errorDetail": {"message": text}, "error": text})
-
-
 async def load(call: Call) -> web.Response:
-    """Streams the archive to the store, and never holds it whole in memory."""
+    """Streams the archive to the store, and never holds it whole in memory. What is wrong with the
+    archive is said in a line of the answer, as in Docker."""
     check_native(call)
-    loaded = await call.node.images.load(call.request.content.iter_chunked(256 * 1024))
+    try:
+        loaded = await call.node.images.load(call.request.content.iter_chunked(256 * 1024))
+    except WeftError as error:
+        return web.Response(body=error_line(str(error)), content_type="application/json")
     lines = [
         encode({"stream": f"Loaded image{' ID' if name.startswith('sha256:') else ''}: {name}\n"})
         for name in loaded

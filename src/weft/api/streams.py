@@ -22,6 +22,7 @@ from aiohttp import web
 from weft.api.detach_keys import DetachKeys
 from weft.api.errors import text_of
 from weft.api.hijack import Connection, Taken, take_over
+from weft.api.schema.common import encode
 from weft.errors import WeftError
 from weft.runtime.base import Attached
 
@@ -31,6 +32,11 @@ STDOUT, STDERR, ERROR = 1, 2, 3
 
 def frame(stream: int, data: bytes) -> bytes:
     return struct.pack(">BxxxI", stream, len(data)) + data
+
+
+def error_line(text: str) -> bytes:
+    """An error in an answer of JSON lines."""
+    return encode({"errorDetail": {"message": text}, "error": text})
 
 
 async def carry(

@@ -227,7 +227,7 @@ class PlainContainers:
         async with self._life(container.id).lock:
             present = self._get(container.id)
             plain = _settings(present)
-            if not plain.networks:
+            if plain.modes.is_alone:
                 raise Forbidden(
                     f"container {present.id} has the network mode {plain.modes.network}: it cannot"
                     " be connected to other networks"
@@ -241,15 +241,16 @@ class PlainContainers:
             await self._keep_networks(present.id, (*plain.networks, settings))
 
     async def disconnect(self, container: Container, network: str, force: bool) -> None:
-        """`force`: a container that is not on the network is no error."""
+        """`force`: takes it off a network that this node does not know any more. Raises `NotFound`
+        if the container is not connected to it."""
         async with self._life(container.id).lock:
             present = self._get(container.id)
             plain, name, local = _settings(present), self._name(network), self._engine.local
-            if present.state is ContainerState.RUNNING:
-                is_lost = name in self._networks(plain) and not local.is_on(present.id, network)
-                await local.detach(present.id, network, force or is_lost)
-            elif name not in self._networks(plain) and not force:
+            if name not in self._networks(plain):
                 raise NotFound(f"container {present.id} is not connected to network {name}")
+            if present.state is ContainerState.RUNNING:
+                is_lost = not local.is_on(present.id, network)
+                await local.detach(present.id, network, force or is_lost)
             kept = tuple(each for each in plain.networks if self._name(each.network) != name)
             await self._keep_networks(present.id, kept)
 

@@ -29,6 +29,10 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "none": (),
 }
 """The options of each driver, apart from `mode`, which all have."""
+DOCKERS = ("awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "splunk")
+"""Drivers that Docker has and Weft has not."""
+DOCKERS = ("awslogs", "etwlogs", "fluentd", "gcplogs", "gelf", "splunk")
+"""Drivers that Docker has and Weft has not."""
 READABLE = ("json-file", "local")
 UNSUPPORTED = {
     "syslog": (

@@ -71,6 +71,11 @@ class PortBinding(msgspec.Struct, frozen=True, omit_defaults=True):
         return int(self.ports.rpartition("-")[2] or 0)
 
 
+def has_no_networks(mode: str) -> bool:
+    """`mode`: of the network, as the user wrote it."""
+    return mode in ("host", "none") or mode.startswith(JOINED)
+
+
 class NamespaceModes(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The owner of each of the container's namespaces, as Docker writes it: empty or `private` for
     its own, `host`, or `container:<id>`."""
@@ -84,6 +89,11 @@ class NamespaceModes(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     user: str = ""
     cgroup: str = ""
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether the container cannot be connected to networks."""
+        return has_no_networks(self.network)
+
 
 class AsWritten(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Parts of the request that `inspect` shows as they were written, and that have become other
@@ -93,6 +103,7 @@ class AsWritten(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     volumes: tuple[str, ...] = ()
     tmpfs: dict[str, str] = msgspec.field(default_factory=dict)
     volumes_from: tuple[str, ...] = ()
+    volume_driver: str = ""
     mounts: tuple[Mount, ...] = ()
     security_options: tuple[str, ...] = ()
     extra_hosts: tuple[str, ...] = ()
@@ -103,7 +114,6 @@ class AsWritten(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     stop_timeout: int | None = None
     """Seconds."""
     annotations: dict[str, str] = msgspec.field(default_factory=dict)
-    volume_driver: str = ""
 
 
 class PlainContainer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -16,6 +16,8 @@ class Privileges(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     seccomp_profile: bytes = b""
     """The JSON of the profile, if `seccomp` is `custom` (`seccomp_profile.py`)."""
     apparmor: Literal["default", "disabled"] = "default"
+    selinux_disabled: bool = False
+    """Kept as the user wrote it: Weft labels no container for SELinux in any case."""
     no_new_privileges: bool = False
     privileged: bool = False
     """Whether the container gets all capabilities and devices, the kernel's files as the host sees

@@ -6,7 +6,7 @@ into JSON; it reads only the image's user tables and this process's own limits.
 """
 
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +73,18 @@ def command_line(image: Image, spec: ContainerSpec) -> tuple[str, ...]:
 
 def environment(image: Image, spec: ContainerSpec) -> tuple[str, ...]:
     """The service's variables, then the image's variables that the service does not set, and a
-    default PATH if neither sets one. A name without `=` removes the image's variable."""
+    default PATH if neither sets one. A name without `=` hides the image's variable: it stays in the
+    container's configuration, as in Docker, and no process gets it (`set_variables`)."""
     merged = {line.partition("=")[0]: line for line in (DEFAULT_PATH, *image.config.env, *spec.env)}
     first = list(dict.fromkeys(line.partition("=")[0] for line in spec.env))
     rest = [name for name in merged if name not in first and name != "PATH"]
     order = [*first, *(["PATH"] if "PATH" not in first else []), *rest]
-    return tuple(merged[name] for name in order if "=" in merged[name])
+    return tuple(merged[name] for name in order)
+
+
+def set_variables(env: Iterable[str]) -> list[str]:
+    """Those that have a value, if only an empty one."""
+    return [line for line in env if "=" in line]
 
 
 def container_document(
@@ -131,7 +137,7 @@ def _first_process(container: Container, image: Image, user: User) -> dict[str, 
     variables = [
         f"HOSTNAME={config.hostname}",
         *(["TERM=xterm"] if spec.tty else []),
-        *container.env,
+        *set_variables(container.env),
     ]
     process = process_document(
         (*((INIT_TARGET, "--") if confinement.init else ()), *container.args),
@@ -171,7 +177,7 @@ def command_document(
     spec = container.config.spec
     merged = {
         line.partition("=")[0]: line
-        for line in (*container.env, *(["TERM=xterm"] if tty else []), *env)
+        for line in (*set_variables(container.env), *(["TERM=xterm"] if tty else []), *env)
     }
     return process_document(
         argv,

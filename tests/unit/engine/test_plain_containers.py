@@ -48,7 +48,8 @@ class Bed:
     async def run(
         self, name: str = "web", restart: RestartName = "no", most: int = 0, **settings: Any
     ) -> ContainerId:
-        settings.setdefault("modes", NamespaceModes(network="none"))
+        network = "bridge" if settings.get("networks") else "none"
+        settings.setdefault("modes", NamespaceModes(network=network))
         plain = PlainContainer(restart=RestartRule(restart, most), **settings)
         request = ContainerRequest(name=name, spec=ContainerSpec(image="demo"), plain=plain)
         id = await self.plain.create(request)

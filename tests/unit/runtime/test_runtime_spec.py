@@ -24,6 +24,7 @@ from weft.runtime.spec import (
     command_line,
     container_document,
     environment,
+    set_variables,
 )
 from weft.runtime.users import User
 
@@ -93,8 +94,10 @@ def test_the_environment_has_each_name_once_and_the_users_value() -> None:
     assert set(env) == {
         "B=user",
         "C=user",
+        "A",
         "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     }
+    assert set_variables(("A", "B=", "C=c")) == ["B=", "C=c"], "nobody gets what is only hidden"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from weft.api.schema.network import (
     refuse_parts_of_other_networks,
 )
 from weft.api.schema.network_ipv6 import check_mtu, ipv6_address_from, pools_of
-from weft.control.requests.validation import validate_name
 from weft.errors import InvalidArgument, Unsupported, clip
 from weft.model.bridge_network import DEFAULT_MTU, BridgeNetworkSpec
 from weft.model.endpoint_settings import EndpointSettings
@@ -40,6 +39,7 @@ LONGEST_PREFIX = 30
 _DEVICE = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,14}")
 _TAKEN_DEVICES = re.compile(r"lo|docker0|docker_gwbridge|ing0|(?:wgw|wbr)-.*|br-[0-9a-f]{12}")
 """Names that Weft gives interfaces itself."""
+MAX_NAME = 128
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 _BOOLEANS: Mapping[str, bool] = {
     **dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True),
@@ -75,7 +75,7 @@ class DisconnectWire(Wire, frozen=True):
 
 def bridge_spec_from(wire: NetworkWire) -> BridgeNetworkSpec:
     """Raises `InvalidArgument`, `Forbidden` or `Unsupported`."""
-    validate_name(wire.name)
+    _check_name(wire.name)
     _refuse(wire)
     options = wire.options
     mtu = mtu_from(options) or DEFAULT_MTU
@@ -96,6 +96,17 @@ def bridge_spec_from(wire: NetworkWire) -> BridgeNetworkSpec:
         masquerades=_boolean(options, MASQUERADE),
         binding=_binding(options.get(BINDING, "")),
     )
+
+
+def _check_name(name: str) -> None:
+    """Raises `InvalidArgument`. Docker takes all but an empty name for a network of one host; names
+    of the swarm's are stricter."""
+    if not name.strip():
+        raise InvalidArgument("invalid name: it is empty")
+    if len(name) > MAX_NAME or not name.isprintable():
+        raise InvalidArgument(
+            f"invalid name {clip(name)}: at most {MAX_NAME} printable characters are allowed"
+        )
 
 
 def _refuse(wire: NetworkWire) -> None:

@@ -105,8 +105,8 @@ def _plain_json(container: Container) -> Json:
         "AutoRemove": plain.auto_remove,
         "Binds": list(written.binds) or None,
         "VolumesFrom": list(written.volumes_from) or None,
-        "ContainerIDFile": written.id_file,
         "VolumeDriver": written.volume_driver,
+        "ContainerIDFile": written.id_file,
         "DeviceCgroupRules": [str(rule) for rule in plain.device_rules] or None,
         "DeviceRequests": [_request_json(each) for each in plain.device_requests] or None,
         **omit_empty({

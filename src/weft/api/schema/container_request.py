@@ -49,6 +49,7 @@ from weft.model.plain_container import (
     PortBinding,
     RestartName,
     RestartRule,
+    has_no_networks,
 )
 from weft.model.service import ContainerSpec, Mount, Resources, Ulimit
 
@@ -58,7 +59,6 @@ MAX_PORT = 2**16 - 1
 _RULE = re.compile(r"([acb]) ([0-9]{1,9}|\*):([0-9]{1,9}|\*) ([rwm]{1,3})")
 _RUNTIMES = ("", "runc", "io.containerd.runc.v2")
 _DEFAULT_NETWORK = "bridge"
-_ALONE = ("host", "none")
 _IPC_MODES = ("", "none", "private", "shareable", "host")
 
 
@@ -73,6 +73,8 @@ def request_from(
     """`inherited`: the mounts of the containers of `VolumesFrom`. `read_only_trees`: see
     `bind_from`. Raises `InvalidArgument`, `Unsupported`, or the errors of `find`."""
     host = wire.host_config
+            f'error looking up volume plugin {driver}: plugin "{driver}" not found'
+        )
     if host.runtime not in _RUNTIMES:
         raise InvalidArgument(f"unknown or invalid runtime name: {clip(host.runtime)}")
     if host.isolation not in ("", "default"):
@@ -205,6 +207,7 @@ def _plain_from(wire: NewContainerWire, modes: NamespaceModes) -> PlainContainer
             volumes=tuple(wire.volumes),
             tmpfs=host.tmpfs,
             volumes_from=host.volumes_from,
+            volume_driver=host.volume_driver,
             mounts=tuple(
                 mount_from(mount, f"HostConfig.Mounts[{i}]") for i, mount in enumerate(host.mounts)
             ),
@@ -214,7 +217,6 @@ def _plain_from(wire: NewContainerWire, modes: NamespaceModes) -> PlainContainer
             id_file=host.container_id_file,
             stop_timeout=wire.stop_timeout,
             annotations=host.annotations,
-            volume_driver=host.volume_driver,
         ),
     )
 
@@ -290,7 +292,7 @@ def _networks_from(wire: NewContainerWire, mode: str) -> tuple[EndpointSettings,
     container that names no other, as in Docker."""
     given = {_network(name): each for name, each in wire.networking_config.endpoints_config.items()}
     first = _network(mode)
-    is_alone = first in _ALONE or mode.startswith(JOINED)
+    is_alone = has_no_networks(mode)
     if is_alone:
         others = [name for name in given if name != first]
         if others:

@@ -96,6 +96,7 @@ class HostConfigWire(LimitsWire, frozen=True):
     restart_policy: RestartPolicyWire = RestartPolicyWire()
     auto_remove: bool = False
     volumes_from: Annotated[tuple[str, ...], FEW] = ()
+    volume_driver: str = ""
     console_size: tuple[Short, Short] | None = None
     annotations: dict[str, str] = field(default_factory=dict)
     cap_add: tuple[str, ...] = ()
@@ -127,7 +128,6 @@ class HostConfigWire(LimitsWire, frozen=True):
     init: bool | None = None
     devices: Annotated[tuple[DeviceWire, ...], FEW] = ()
     device_cgroup_rules: Annotated[tuple[str, ...], FEW] = ()
-    volume_driver: str = ""
     device_requests: Annotated[tuple[DeviceRequestWire, ...], FEW] = ()
     ulimits: Annotated[tuple[UlimitWire, ...], FEW] = ()
     pids_limit: Signed = 0

@@ -15,13 +15,13 @@ from weft.api.schema.container_wire import (
 from weft.api.schema.mount import BindWire, MountWire
 from weft.api.versions import Version
 from weft.errors import InvalidArgument, clip
+from weft.model.plain_container import has_no_networks
 
 MAC_WARNING = (
     "The container-wide MacAddress field is now deprecated. It should be specified in"
     " EndpointsConfig instead."
 )
 _DEFAULT = ("", "default")
-_ALONE = ("host", "none")
 
 
 def as_of(wire: NewContainerWire, version: Version) -> NewContainerWire:
@@ -101,7 +101,7 @@ def _with_mac(wire: NewContainerWire, version: Version) -> NewContainerWire:
     mac, mode = wire.mac_address, wire.host_config.network_mode
     if not mac:
         return wire
-    is_alone = mode in _ALONE or mode.startswith("container:")
+    is_alone = has_no_networks(mode)
     if is_alone and version < (1, 44):
         raise InvalidArgument("conflicting options: mac-address and the network mode")
     networks = wire.networking_config.endpoints_config

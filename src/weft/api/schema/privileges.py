@@ -48,6 +48,7 @@ def privileges_from(wire: PrivilegesWire | None) -> Privileges:
         raise Unsupported(f"{PATH}.SELinuxContext: SELinux labels are not supported by Weft")
     seccomp = wire.seccomp or SeccompWire()
     return Privileges(
+        selinux_disabled=context.disable,
         seccomp=seccomp.mode or "default",
         seccomp_profile=_profile(seccomp),
         apparmor=(wire.app_armor or AppArmorWire()).mode or "default",
@@ -68,6 +69,7 @@ def privileges_json(privileges: Privileges) -> Json:
     is_default = privileges.seccomp == "default"
     seccomp = {} if is_default else {"Mode": privileges.seccomp} | omit_empty({"Profile": profile})
     apparmor = {} if privileges.apparmor == "default" else {"Mode": privileges.apparmor}
+    selinux = {"Disable": True} if privileges.selinux_disabled else {}
     return omit_empty({
-        "Seccomp": seccomp, "AppArmor": apparmor, "NoNewPrivileges": privileges.no_new_privileges,
+        "SELinuxContext": selinux, "Seccomp": seccomp, "AppArmor": apparmor, "NoNewPrivileges": privileges.no_new_privileges,
     })  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from weft.errors import InvalidArgument, Unsupported, clip
 from weft.model import log_details
-from weft.model.log_options import OPTIONS, UNSUPPORTED, file_policy
+from weft.model.log_options import DOCKERS, OPTIONS, UNSUPPORTED, file_policy
 from weft.model.service import TaskSpec
 from weft.model.syslog import syslog_target
 
@@ -21,6 +21,8 @@ def check_log_driver(
 ) -> None:
     """Raises `InvalidArgument`, or `Unsupported` for a driver that Weft does not have. `field`: the
     request's, with the driver."""
+    if driver not in (*OPTIONS, *DOCKERS):
+        raise InvalidArgument(f"logger: no log driver named '{clip(driver)}' is registered")
     if driver not in OPTIONS:
         raise Unsupported(f"{field}: the log driver {clip(driver)} is not supported by Weft")
     _check_mode(options)
