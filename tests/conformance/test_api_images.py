@@ -11,7 +11,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.conformance.client import Daemon
+from tests.conformance.client import Daemon, eventually
 
 
 class ImageDaemon(Daemon):
@@ -157,11 +157,14 @@ def test_a_commit_pauses_the_container(images: Daemon) -> None:
     images.ok("run", "-d", "--name", "web", *words)
     id = images.ok("ps", "-q", "--no-trunc").strip()
 
+    def actions(since: str) -> list[str]:
+        words = ("--since", since, "--until", repr(time.time()), "--format", "{{.Action}}")
+        return images.ok("events", *words, "--filter", "type=container").split()
+
     def told(*options: str, is_refused: bool = False) -> list[str]:
         since = repr(time.time())
         (images.refused if is_refused else images.ok)("commit", *options, "web", "made:2")
-        words = ("--since", since, "--until", repr(time.time()), "--format", "{{.Action}}")
-        return images.ok("events", *words, "--filter", "type=container").split()
+        return actions(since)
 
     paused = ("inspect", "--format", "{{.State.Paused}}", "web")
     assert told() == ["pause", "commit", "unpause"]
@@ -173,7 +176,9 @@ def test_a_commit_pauses_the_container(images: Daemon) -> None:
     images.ok("pause", "web")
     assert told() == ["commit"]
     assert images.ok(*paused) == "true\n"
+    since = repr(time.time())
     images.ok("kill", "web")
+    eventually(lambda: "die" in actions(since))
     assert told() == ["commit"]
 
 
