@@ -26,6 +26,7 @@ from weft.model.meta import SECOND, Nanoseconds
 from weft.model.signals import signal_number
 from weft.runtime.base import Attached, Images
 from weft.runtime.fake import FakeRuntime
+from weft.runtime.spec import set_variables
 
 
 class Process:
@@ -279,7 +280,8 @@ class ProcessRuntime(FakeRuntime):
 
     async def _spawn(self, container: Container) -> int:
         spec = container.config.spec
-        process = Process(container.args, container.env, spec.tty, spec.open_stdin)
+        env = tuple(set_variables(container.env))
+        process = Process(container.args, env, spec.tty, spec.open_stdin)
         await process.start()
         self._processes[container.id] = process
         for watcher in self._watchers.get(container.id, ()):

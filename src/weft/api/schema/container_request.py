@@ -73,8 +73,6 @@ def request_from(
     """`inherited`: the mounts of the containers of `VolumesFrom`. `read_only_trees`: see
     `bind_from`. Raises `InvalidArgument`, `Unsupported`, or the errors of `find`."""
     host = wire.host_config
-            f'error looking up volume plugin {driver}: plugin "{driver}" not found'
-        )
     if host.runtime not in _RUNTIMES:
         raise InvalidArgument(f"unknown or invalid runtime name: {clip(host.runtime)}")
     if host.isolation not in ("", "default"):
