@@ -3,6 +3,7 @@ socket, behind it a whole node outside a swarm, whose containers are processes."
 
 import json
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from tests.conformance.client import Daemon, eventually
 from tests.support.api_daemon import DEADLINE
 from tests.support.fake_images import IMAGE
+from weft.api.streams import STDOUT, frame
 from weft.model.ids import ContainerId
 from weft.model.plain_container import LAST_PAUSE
 
@@ -42,6 +44,35 @@ def test_run_shows_all_output_and_gives_the_exit_code(any_daemon: Daemon, networ
     done = any_daemon.run("run", "--rm", "--network", network, IMAGE, "sh", "-c", script)
     assert (done.returncode, done.stdout, done.stderr) == (3, b"out\n", b"err\n")
     assert any_daemon.ok("ps", "-aq") == ""
+
+
+def attached(daemon: Daemon, id: str, query: str) -> bytes:
+    """All that an attachment shows: docker-py loses what comes in one piece with the headers."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(DEADLINE)
+        connection.connect(str(daemon.path))
+        connection.sendall(
+            f"POST /containers/{id}/attach?{query} HTTP/1.1\r\nHost: d\r\n\r\n".encode()
+        )
+        answer = b""
+        while data := connection.recv(4096):
+            answer += data
+    return answer.partition(b"\r\n\r\n")[2]
+
+
+def test_past_output_is_shown_of_a_container_that_has_ended(daemon: Daemon) -> None:
+    made = ("create", *ALONE, IMAGE, "echo", "past")
+    id = daemon.ok(*made).strip()
+    assert attached(daemon, id, "logs=1&stdout=1") == b"", "it has not been started"
+    daemon.ok("start", id)
+    eventually(lambda: daemon.ok("logs", id))
+    daemon.ok("wait", id)
+    assert attached(daemon, id, "logs=1&stdout=1") == frame(STDOUT, b"past\n")
+    assert attached(daemon, id, "stdout=1") == b""
+    mute = daemon.ok("run", "-d", "--log-driver", "none", *made[1:]).strip()
+    daemon.ok("wait", mute)
+    said = b"Error attaching: configured logging driver does not support reading\n"
+    assert attached(daemon, mute, "logs=1&stdout=1") == frame(STDOUT, said)
 
 
 def test_input_ends_with_the_client(any_daemon: Daemon) -> None:

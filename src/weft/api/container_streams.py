@@ -98,29 +98,27 @@ def _log_bytes(line: LogLine, stamped: bool, framed: bool, said: bytes = b"") ->
     return frame(line.stream, data) if framed else data
 
 
-def _check_attachable(call: Call, container: Container) -> None:
-    """A plain container may be attached to before it is started. Raises `Conflict` with Docker's
-    texts."""
+def _check_attachable(call: Call, container: Container, stream: bool) -> None:
+    """A plain container may be attached to before it is started, and past output (no `stream`) is
+    of any. Raises `Conflict` with Docker's texts."""
     name = container.config.name
     if container.paused:
         raise Conflict(f"container {name} is paused, unpause the container before attach")
     if call.node.plain.is_restarting(container.id):
         raise Conflict(f"container {name} is restarting, wait until the container is running")
-    if not container.is_plain and container.state != ContainerState.RUNNING:
+    if stream and not container.is_plain and container.state != ContainerState.RUNNING:
         raise Conflict(f"container {container.id} is not running")
 
 
 async def attach(call: Call) -> web.StreamResponse:
+    """`logs`: the output so far; `stream`: from now on, and the input. With neither the answer ends
+    at once, as in Docker."""
     container = find_container(call.node.containers, call.id)
-    _check_attachable(call, container)
+    stream = call.flag("stream")
+    _check_attachable(call, container, stream)
     outputs = _outputs(call)
-    if call.flag("logs") and not call.flag("stream"):
-        raise Unsupported(
-            "attaching to a container's past output only (logs without stream) is not supported by"
-            " Weft: use logs"
-        )
     keys = keys_from(call.query("detachKeys"), "detach")
-    attached = await call.node.containers.attach(container.id)
+    attached = await call.node.containers.attach(container.id) if stream else None
     call.node.tell("attach", container)
     framed = not container.config.spec.tty
     stdin = call.flag("stdin") and container.config.spec.open_stdin
@@ -128,14 +126,21 @@ async def attach(call: Call) -> web.StreamResponse:
 
     async def work(connection: Connection) -> None:
         if call.flag("logs"):
+            if container.config.log_driver not in READABLE:
+                data = f"Error attaching: {UNREADABLE}\n".encode()
+                await connection.write(frame(STDOUT, data) if framed else data)
+                return
             await _replay(call, container, connection.write, outputs, framed)
-        if await join(attached, connection, stdin=stdin, outputs=outputs, framed=framed, keys=keys):
+        if attached is not None and await join(
+            attached, connection, stdin=stdin, outputs=outputs, framed=framed, keys=keys
+        ):
             call.node.tell("detach", container)
 
     try:
         return await carry(call.request, content_type(call, framed), framed, work)
     finally:
-        attached.close()
+        if attached is not None:
+            attached.close()
 
 
 async def _replay(

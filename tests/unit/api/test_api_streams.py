@@ -3,6 +3,7 @@ in the middle of them."""
 
 import asyncio
 import errno
+import itertools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -71,11 +72,12 @@ def raising(failure: Exception) -> Callable[..., Awaitable[Any]]:
     return function
 
 
-def breaking(*items: Any, failure: Exception) -> Callable[..., AsyncIterator[Any]]:
+def breaking(*items: Any, failure: Exception | None = None) -> Callable[..., AsyncIterator[Any]]:
     async def function(*_: Any, **__: Any) -> AsyncIterator[Any]:
         for item in items:
             yield item
-        raise failure
+        if failure is not None:
+            raise failure
 
     return function
 
@@ -269,6 +271,32 @@ def test_an_attachment_that_fails_ends_in_a_frame(
             *output, (stream, text) = frames(rest)
             assert (output, stream) == ([(STDOUT, "before\n")], ERROR)
             assert broken.closed
+
+    run(check())
+
+
+@LOOPS
+def test_what_an_attachment_shows_and_whether_it_ends_at_once(tmp_path: Path, run: Run) -> None:
+    """All combinations: past output or not, output from now on or not, of which streams. Only a
+    stream attaches to the container."""
+
+    async def check() -> None:
+        async with serving(tmp_path / "s") as (node, _):
+            id = await run_service(node)
+            past = LogLine(1, 0, b"past\n"), LogLine(2, 0, b"failed\n")
+            shown = {1: [(STDOUT, "past\n")], 2: [(STDERR, "failed\n")]}
+            for logs, stream, out, err in itertools.product((0, 1), repeat=4):
+                broken = Broken(OperationFailed("end of the test"))
+                instead(node.containers, attach=returning(broken), logs=breaking(*past))
+                query = f"logs={logs}&stream={stream}&stdout={out}&stderr={err}"
+                _, rest = await exchange(tmp_path / "s", f"/containers/{id}/attach?{query}")
+                expected = [*(shown[1] * out), *(shown[2] * err)] * logs
+                live = [(STDOUT, "out\n")] * out + [(STDERR, "err\n")] * err
+                seen = frames(rest)
+                if stream:
+                    assert seen.pop()[0] == ERROR
+                assert seen == expected + live * stream, query
+                assert broken.closed == bool(stream)
 
     run(check())
 
