@@ -100,6 +100,7 @@ MAY_BE_GIVEN_THEM = {
     "read_accounts",
     "make_init_files",
     "open_overlay",
+    "open_view",
     "size_of",
     "changes",
     "layer",

@@ -9,18 +9,23 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.kernel import runtime_host
 from tests.kernel.runtime_host import Host, configure, finished, started, with_runtime
 from weft.errors import Conflict, InvalidArgument, NotFound, OperationFailed
-from weft.model.container import NewImage
+from weft.model.container import ContainerConfig, NewImage
 from weft.model.ids import ContainerId
+from weft.model.mount import VolumeOptions
+from weft.model.plain_container import PlainContainer
 from weft.model.service import Mount, Resources
+from weft.model.volume import Volume, point_of
 from weft.runtime.conmon import ConmonRuntime
 from weft.runtime.image_exchange import StoreExchange
 from weft.runtime.images import ImageStore
 from weft.runtime.inside import ConmonInside
+from weft.runtime.mounts import mount_points_below
 
 pytestmark = runtime_host.NEEDED
 host = runtime_host.host
@@ -115,7 +120,7 @@ async def test_a_running_container_is_seen_as_its_processes_see_it(
 
 
 @with_runtime
-async def test_an_ended_container_is_seen_without_its_mounts_and_unmounted_again(
+async def test_an_ended_container_is_seen_without_its_memory_and_unmounted_again(
     runtime: ConmonRuntime, host: Host
 ) -> None:
     inside = looking(runtime)
@@ -277,3 +282,82 @@ async def test_use_of_resources_is_measured(runtime: ConmonRuntime, host: Host) 
     await runtime.kill(id, "KILL")
     await runtime.wait(id)
     assert await inside.usage(id) is None
+
+
+def resting(host: Host, *mounts: Mount, **spec: object) -> ContainerConfig:
+    """A container that is only prepared, with these mounts."""
+    points = [point_of(mount) for mount in mounts]
+    placed = tuple(
+        msgspec.structs.replace(point, source=str(host.volumes.path(point.name)))
+        if point.type == "volume"
+        else point
+        for point in points
+    )
+    config = configure("true", namespace="", **spec)  # type: ignore[arg-type]  # they differ in type
+    return msgspec.structs.replace(config, plain=PlainContainer(), mounts=placed)
+
+
+@with_runtime
+async def test_volumes_are_seen_in_a_container_that_does_not_run(
+    runtime: ConmonRuntime, host: Host
+) -> None:
+    """Of the disk, of a file system with options, of the host, parts of one, one in the other; all
+    that is mounted for a look is gone after it, also when the mount fails."""
+    inside, bound = looking(runtime), host.data / "bound"
+    bound.mkdir()
+    (bound / "note").write_text("of the host")
+    (bound / "out").symlink_to("/vol/real")
+    await host.volumes.create(Volume(name="data"))
+    await host.volumes.create(Volume(name="part"))
+    (host.volumes.path("part") / "sub").mkdir()
+    options = {"type": "tmpfs", "device": "tmpfs"}
+    await host.volumes.create(Volume(name="memory", options=options))
+    config = resting(
+        host,
+        Mount(type="volume", source="part", target="/vol/in", volume=VolumeOptions(subpath="sub")),
+        Mount(type="volume", source="data", target="/vol"),
+        Mount(type="volume", source="memory", target="/memory"),
+        Mount(type="bind", source=str(bound), target="/bound", read_only=True),
+        Mount(type="bind", source=str(bound / "note"), target="/etc/one"),
+        Mount(type="tmpfs", target="/scratch"),
+        user="1000:7",
+    )
+    await runtime.prepare(config)
+    id = config.id
+    await write(inside, id, "/vol", ("put", b"here"), owned=True)
+    put = host.volumes.path("data") / "put"
+    assert (put.read_bytes(), put.stat().st_uid, put.stat().st_gid) == (b"here", 1000, 7)
+    await write(inside, id, "/vol/in", ("deep", b"there"))
+    assert (host.volumes.path("part") / "sub" / "deep").read_bytes() == b"there"
+    await write(inside, id, "/memory", ("gone", b"x"))
+    assert await copied(inside, id, "/memory/.") == {"./": b""}, "as at each start"
+    assert (await inside.stat(id, "/vol/put")).size == 4
+    assert await copied(inside, id, "/bound/note") == {"note": b"of the host"}
+    assert await copied(inside, id, "/etc/one") == {"one": b"of the host"}
+    whole = await copied(inside, id, "/")
+    assert (whole["vol/in/deep"], whole["bound/note"]) == (b"there", b"of the host")
+    # links: of the rootfs into a volume, and of a volume to a place in the container
+    (host.volumes.path("data") / "real").mkdir()
+    (host.volumes.path("data") / "up").symlink_to(f"../../../../../..{host.data}")
+    await write(inside, id, "/bound/out", ("through", b"1"))
+    assert (host.volumes.path("data") / "real/through").read_bytes() == b"1"
+    with pytest.raises(NotFound):
+        await inside.stat(id, "/vol/up/bound/note")
+    for path in ("/bound", "/bound/."):
+        with pytest.raises(InvalidArgument, match="mounted volume is marked read-only"):
+            await write(inside, id, path, ("x", b""))
+    with pytest.raises(InvalidArgument, match="read-only"):
+        await write(inside, id, "/", ("bound/x", b""))
+    with pytest.raises(Conflict, match="mounted only while the container runs"):
+        await inside.stat(id, "/scratch/x")
+    assert sorted(os.listdir(bound)) == ["note", "out"]
+    assert mount_points_below(host.data) == []
+    locked = resting(host, Mount(type="volume", source="data", target="/vol"), read_only=True)
+    await runtime.prepare(locked)
+    await write(inside, locked.id, "/vol", ("more", b""))
+    with pytest.raises(InvalidArgument, match="rootfs is marked read-only"):
+        await write(inside, locked.id, "/etc", ("x", b""))
+    (bound / "note").unlink()
+    with pytest.raises(InvalidArgument, match="bind source path does not exist"):
+        await inside.stat(id, "/etc")
+    assert mount_points_below(host.data) == []

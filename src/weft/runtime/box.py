@@ -58,6 +58,8 @@ class Box:
         self.removed = False
         self.has_mounts = True
         """Whether the container's volumes are mounted for it, or about to be."""
+        self.is_looked_into = False
+        """Whether its volumes are mounted for one who opens its files while it does not run."""
         self.attaching: list[PendingStreams] = []
         """Clients that wait for the container's start."""
         self.host_was_down = False
@@ -82,7 +84,7 @@ class Box:
 
     @property
     def uses_mounts(self) -> bool:
-        return self.has_mounts and not self.ended.is_set()
+        return self.is_looked_into or (self.has_mounts and not self.ended.is_set())
 
     def has_other_limits(self, config: ContainerConfig) -> bool:
         own = self.container.config

@@ -85,13 +85,13 @@ class ConmonRuntime:
         self._clock = clock
         self._oci = Oci(self._run / "oci", "auto", "conmon", patience)
         self._boxes: dict[ContainerId, Box] = {}
-        self._mounts = ContainerMounts(volumes, self._users_of)
+        self.mounts = ContainerMounts(volumes, self._users_of)
         self._logs = ContainerLogs()
         self._loaded = False
         self._slots = asyncio.Semaphore(2 * (os.cpu_count() or 1))
         self.limits_swap = swap_is_accounted()
         self.confiner = Confiner(self._run, cgroup_namespaces=are_version_2())
-        self._maker = Maker(self._oci, images, self._mounts, self._logs, lambda: self.confiner)
+        self._maker = Maker(self._oci, images, self.mounts, self._logs, lambda: self.confiner)
         self.version = self.conmon_version = ""
         """Versions of the OCI runtime and of conmon: `runc 1.1.5`."""
         images.set_users(
@@ -118,7 +118,7 @@ class ConmonRuntime:
         used = {box.directory.path for box in self._boxes.values() if box.uses_mounts}
         unmount_below(self._containers, used)
         self._loaded = True
-        await self._mounts.unmount_unused()
+        await self.mounts.unmount_unused()
 
     async def _load_profile(self) -> None:
         """Loads the profile early, so that a host that cannot load it logs an error before it
@@ -169,7 +169,7 @@ class ConmonRuntime:
         async with self._undone_on_error(box):
             await self._maker.prepare(box, image)
             box.has_mounts = False
-            await self._mounts.unmount(config.mount_points)
+            await self.mounts.unmount(config.mount_points)
             box.write(made=True)
         return box.container
 
@@ -190,14 +190,14 @@ class ConmonRuntime:
             async with box.lock:
                 directory.make()
                 directory.write(box.record)
-                await self._mounts.mount(config.mount_points)
+                await self.mounts.mount(config.mount_points)
                 async with self._slots:
                     yield
         except BaseException:
             box.removed = True
             del self._boxes[config.id]
             await asyncio.shield(dissolve(self._oci, config.id, directory))
-            await asyncio.shield(self._mounts.unmount(config.mount_points))
+            await asyncio.shield(self.mounts.unmount(config.mount_points))
             raise
         self._watch_if_made(box)
         ids = (config.id[:12], config.name, box.container.image[7:19])
@@ -250,7 +250,7 @@ class ConmonRuntime:
         try:
             box.has_mounts = True
             box.begin_anew()
-            await self._mounts.mount(box.container.config.mount_points)
+            await self.mounts.mount(box.container.config.mount_points)
             async with self._slots:
                 image = self._images.find(box.container.image)
                 await self._maker.make(box, image, files)
@@ -319,7 +319,7 @@ class ConmonRuntime:
         await unmount_ended(box)
         box.has_mounts = False
         if self._loaded:
-            await self._mounts.unmount(box.container.config.mount_points)
+            await self.mounts.unmount(box.container.config.mount_points)
 
     def _users_of(self, volume: str) -> int:
         """How many containers have the volume mounted."""

@@ -14,6 +14,7 @@ from weft.runtime.room import Room
 from weft.runtime.tar import Entry, Kind, Reader
 
 READ_ONLY = "container rootfs is marked read-only"
+READ_ONLY_VOLUME = "mounted volume is marked read-only"
 
 
 def unpack_into(

@@ -1,7 +1,8 @@
 """Looks into containers from outside: `runtime.base.Inside` for a real host.
 
 A running container is seen as its processes see it, with its mounts; an ended one, or one that has
-not been started, without them, on its overlay, which is mounted for as long as somebody looks.
+not been started, on its overlay and with its volumes and directories of the host
+(`container_view.py`), which are mounted for as long as somebody looks.
 Threads do all slow work: a container's files may be on a disk, or a server, that does not answer.
 Files that are copied into a container are all on the host's disk before the first of them is made.
 """
@@ -32,7 +33,8 @@ from weft.model.meta import Nanoseconds
 from weft.runtime.box import Box, ImageFiles
 from weft.runtime.conmon import ConmonRuntime
 from weft.runtime.container_root import ContainerRoot, Wanted, wanted
-from weft.runtime.copy_in import unpack_into
+from weft.runtime.container_view import innermost, is_seen, open_view
+from weft.runtime.copy_in import READ_ONLY, READ_ONLY_VOLUME, unpack_into
 from weft.runtime.copy_out import archive, export
 from weft.runtime.mounts import mount_overlay, unmount
 from weft.runtime.receive import receive
@@ -90,6 +92,7 @@ class ConmonInside:
         box = self._runtime.box(id)
         async with self._root(id, place) as root:
             await self._run(id, path, root.stat, Wanted(place.path, place.base, True, False))
+            await self._run(id, path, _check_writable, box, root, place.path)
             owner = await self._owner(box, root) if owned else None
         stop = threading.Event()
         file = box.directory.path / f"copy-{secrets.token_hex(8)}.tar"
@@ -173,18 +176,55 @@ class ConmonInside:
         async with box.lock:
             if box.removed:
                 raise NotFound(f"No such container: {id}")
+            is_view = not overlay_only and _is_unmounted(box)
             try:
-                root = self._open(box, overlay_only)
+                if is_view and any(map(is_seen, box.container.config.mount_points)):
+                    root = await self._open_view(box)
+                else:
+                    root = self._open(box, overlay_only)
             except OSError as error:
                 raise OperationFailed(
                     f"cannot open the files of container {id[:12]}: {cause_of(error)}"
                 ) from error
         try:
             if place is not None and not box.is_running:
-                _refuse_mounts(box, os.fsdecode(root.resolved(place.path)))
+                path = os.fsdecode(place.path)
+                await self._run(id, path, _refuse_mounts, box, root, place.path, is_view)
             yield root
         finally:
             root.close()
+
+    async def _open_view(self, box: Box) -> ContainerRoot:
+        """With the mounts that a container has which does not run. The caller holds the box's lock.
+        Raises `OSError`, `InvalidArgument`, `OperationFailed`."""
+        mounts, points = self._runtime.mounts, box.container.config.mount_points
+        root = None
+        box.is_looked_into = True
+        try:
+            await mounts.mount(points)
+            root = await self._threads.finish(self._view, box)
+        except BaseException:
+            if root is not None:
+                root.close()
+            raise
+        finally:
+            box.is_looked_into = False
+            await asyncio.shield(mounts.unmount(points))
+        return root
+
+    def _view(self, box: Box) -> ContainerRoot:
+        config, directory = box.container.config, box.directory
+        self._mount_overlay(box)
+        try:
+            fd = open_view(directory.merged, config.mount_points, config.spec.read_only)
+        finally:  # what is open stays usable
+            unmount(directory.merged)
+        return ContainerRoot(fd)
+
+    def _mount_overlay(self, box: Box) -> None:
+        directory = box.directory
+        layers = self._images.layer_directories(self._image(box))
+        mount_overlay(layers, directory.upper, directory.work, directory.merged)
 
     def _open(self, box: Box, overlay_only: bool) -> ContainerRoot:
         """Raises `OSError`, `OperationFailed`."""
@@ -197,10 +237,9 @@ class ConmonInside:
                     raise OperationFailed(f"container {container.id[:12]} has just ended")
                 cleanup.pop_all()
             return ContainerRoot(fd)
-        if container.state is not ContainerState.EXITED and not box.is_prepared:
+        if box.is_running or not _is_unmounted(box):
             return open_overlay(directory.merged)
-        layers = self._images.layer_directories(self._image(box))
-        mount_overlay(layers, directory.upper, directory.work, directory.merged)
+        self._mount_overlay(box)
         try:
             return open_overlay(directory.merged)
         finally:  # what is open stays usable
@@ -233,14 +272,30 @@ def open_overlay(merged: Path) -> ContainerRoot:
     return ContainerRoot(os.open(merged, _OPEN))
 
 
-def _refuse_mounts(box: Box, path: str) -> None:
-    for mount in box.container.config.mount_points:
-        target = mount.destination.rstrip("/")
-        if f"{path}/".startswith(f"{target}/"):
-            raise Conflict(
-                f"cannot copy {path} of container {box.container.config.name}: {target} is mounted"
-                " only while the container runs"
-            )
+def _is_unmounted(box: Box) -> bool:
+    """Whether nothing of the container is mounted: it has ended, or was never made."""
+    return box.container.state is ContainerState.EXITED or box.is_prepared
+
+
+def _refuse_mounts(box: Box, root: ContainerRoot, path: bytes, is_view: bool) -> None:
+    """Raises `Conflict` for what is mounted only while the container runs."""
+    config, real = box.container.config, root.resolved(path)
+    mount = innermost(config.mount_points, real, root.resolved)
+    if mount is not None and not (is_view and is_seen(mount)):
+        raise Conflict(
+            f"cannot copy {os.fsdecode(real)} of container {config.name}: {mount.destination} is"
+            " mounted only while the container runs"
+        )
+
+
+def _check_writable(box: Box, root: ContainerRoot, path: bytes) -> None:
+    """Raises `InvalidArgument` with Docker's texts."""
+    config = box.container.config
+    mount = innermost(config.mount_points, root.resolved(path), root.resolved)
+    if mount is not None and mount.read_only:
+        raise InvalidArgument(READ_ONLY_VOLUME)
+    if mount is None and config.spec.read_only:
+        raise InvalidArgument(READ_ONLY)
 
 
 def _unpack(
