@@ -126,6 +126,7 @@ async def attach(call: Call) -> web.StreamResponse:
 
     async def work(connection: Connection) -> None:
         if call.flag("logs"):
+            await connection.taken()
             if container.config.log_driver not in READABLE:
                 data = f"Error attaching: {UNREADABLE}\n".encode()
                 await connection.write(frame(STDOUT, data) if framed else data)

@@ -15,6 +15,10 @@ Buffers are bounded in both directions: a reader that stops makes only its own w
 """
 
 import asyncio
+import fcntl
+import sys
+import termios
+from contextlib import suppress
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -25,6 +29,8 @@ from weft.errors import OperationFailed
 
 HIGH_WATER = 256 * 1024
 """Bytes of input that are buffered before the client must wait."""
+TAKEN_PATIENCE, TAKEN_POLL = 0.1, 0.001
+"""Seconds: how long to wait for a client to read the headers, and how often to look."""
 RAW = "application/vnd.docker.raw-stream"
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 
@@ -75,6 +81,14 @@ class Connection(asyncio.Protocol):
         self._transport.write(data)
         await self._writable.wait()
 
+    async def taken(self) -> None:
+        """Returns when the client has read what was written, or after a moment: docker-py loses
+        what it reads together with the headers of the answer."""
+        with suppress(TimeoutError, OSError):
+            async with asyncio.timeout(TAKEN_PATIENCE):
+                while _unread(self._transport) and not self.lost.is_set():
+                    await asyncio.sleep(TAKEN_POLL)
+
     def close(self) -> None:
         """Data that was already written is still sent."""
         self._transport.close()
@@ -104,6 +118,16 @@ class Connection(asyncio.Protocol):
         self._writable.set()
         self.lost.set()
         self._http.connection_lost(exc)
+
+
+def _unread(transport: asyncio.Transport) -> int:
+    """Bytes that the peer has not read (of TCP: whose arrival it has not confirmed). Raises
+    `OSError`."""
+    socket = transport.get_extra_info("socket")
+    if socket is None or socket.fileno() < 0:
+        return 0
+    answer = fcntl.ioctl(socket.fileno(), termios.TIOCOUTQ, bytes(4))
+    return int.from_bytes(answer, sys.byteorder)
 
 
 def take_over(request: web.Request, content_type: str) -> Connection:
