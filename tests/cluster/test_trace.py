@@ -91,11 +91,11 @@ def test_packets_are_followed_over_the_hosts(traced: Cluster) -> None:
     lost = f"add table netdev own; add chain netdev own out {chain}; add rule netdev own out"
     traced.on("node3", "nft", f"{lost} udp dport 4789 drop")
     try:
-        disagreeing = trace(traced, APP, WEB)
+        disagreeing = trace(traced, APP, f"{WEB}.{NET}")
     finally:
         traced.on("node3", "nft", "delete table netdev own")
     probe = disagreeing["Probe"]
-    assert not probe["Agrees"]
+    assert not probe["Agrees"], disagreeing["Verdict"]
     assert f"last seen at node3, network {NET}, vxlan0, and not at node3, host" in probe["Verdict"]
 
     traced.lab("pause", "node2")
