@@ -91,7 +91,7 @@ def test_packets_are_followed_over_the_hosts(traced: Cluster) -> None:
     lost = f"add table netdev own; add chain netdev own out {chain}; add rule netdev own out"
     traced.on("node3", "nft", f"{lost} udp dport 4789 drop")
     try:
-        disagreeing = trace(traced, APP, f"{WEB}.{NET}")
+        disagreeing = trace(traced, APP, f"{WEB}.{NET}", "--port", "80")
     finally:
         traced.on("node3", "nft", "delete table netdev own")
     probe = disagreeing["Probe"]
