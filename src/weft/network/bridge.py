@@ -32,6 +32,7 @@ from weft.model.ids import NetworkId
 from weft.model.local_sandbox import BridgeEndpoint, LocalSandbox
 from weft.network import bridge_ipv6 as ipv6
 from weft.network import nft
+from weft.network.bridge_isolation import devices, forward_chain
 from weft.network.desired import LocalPart
 from weft.network.fragments import links
 from weft.network.gateway import PORTS, PORTS_AT, SENDERS
@@ -193,7 +194,7 @@ def rules(
         *ipv6.frame_rules(bridges),
         "drop",
     )
-    body = "\n".join((_guard(bridges), _forward(bridges), *_translation(), _outward(bridges)))
+    body = "\n".join((_guard(bridges), forward_chain(bridges), *_translation(), _outward(bridges)))
     senders = {"senders": _senders(places), **ipv6.senders(places, networks)}
     tables = {
         ("bridge", BRIDGE_TABLE): Table("bridge", BRIDGE_TABLE, frames, senders),
@@ -201,11 +202,6 @@ def rules(
         **ipv6.tables(bridges, places, own),
     }
     return Namespace(name=HOST, tables=tables)
-
-
-def _names(bridges: Sequence[BridgeNetwork]) -> str:
-    names = ", ".join(f'"{network.device}"' for network in bridges)
-    return f"{{ {names} }}"
 
 
 def _senders(places: Sequence[LocalSandbox]) -> ElementSet:
@@ -222,28 +218,7 @@ def _guard(bridges: Sequence[BridgeNetwork]) -> str:
         "filter",
         "prerouting",
         nft.RAW,
-        f"iifname {_names(bridges)} ip daddr {LOOPBACK} drop",
-    )
-
-
-def _forward(bridges: Sequence[BridgeNetwork]) -> str:
-    """Within a network packets pass here only if the host routes them, or if it filters bridges
-    (`bridge-nf-call-iptables`)."""
-    closed = [
-        f'iifname "{n.device}" oifname != "{n.device}" drop' for n in bridges if n.spec.internal
-    ]
-    within = [f'iifname "{n.device}" oifname "{n.device}" accept' for n in bridges if n.spec.talks]
-    return nft.base_chain(
-        "bridge-forward",
-        "filter",
-        "forward",
-        nft.FILTER,
-        *closed,
-        f"oifname != {_names(bridges)} accept",
-        "ct state established,related accept",
-        "ct status dnat accept",
-        *within,
-        "drop",
+        f"iifname {devices(bridges)} ip daddr {LOOPBACK} drop",
     )
 
 

@@ -29,6 +29,7 @@ from weft.model.host_ports import ANY_IPV6, HostPort, HostPorts
 from weft.model.ids import NetworkId
 from weft.model.local_sandbox import BridgeEndpoint, LocalSandbox
 from weft.network import nft
+from weft.network.bridge_isolation import forward_chain
 from weft.network.kernel_state import (
     HOST,
     ElementSet,
@@ -157,31 +158,12 @@ def tables(
     having = _having(bridges)
     if not having:
         return {}
-    body = "\n".join((_forward(having), *_translation(), _outward(having)))
+    body = "\n".join(
+        (forward_chain([network for network, _ in having]), *_translation(), _outward(having))
+    )
     networks = {network.id: network for network in bridges}
     table = Table("ip6", BRIDGE_TABLE, body, _ports(places, networks, own))
     return {("ip6", BRIDGE_TABLE): table}
-
-
-def _forward(having: Sequence[tuple[BridgeNetwork, IPv6Network]]) -> str:
-    shown = [network for network, _ in having]
-    names = ", ".join(f'"{network.device}"' for network in shown)
-    closed = [
-        f'iifname "{n.device}" oifname != "{n.device}" drop' for n in shown if n.spec.internal
-    ]
-    within = [f'iifname "{n.device}" oifname "{n.device}" accept' for n in shown if n.spec.talks]
-    return nft.base_chain(
-        "bridge-forward",
-        "filter",
-        "forward",
-        nft.FILTER,
-        *closed,
-        f"oifname != {{ {names} }} accept",
-        "ct state established,related accept",
-        "ct status dnat accept",
-        *within,
-        "drop",
-    )
 
 
 def _translation() -> tuple[str, str]:
