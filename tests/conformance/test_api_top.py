@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pty
+import select
 import signal
 import struct
 import subprocess
@@ -77,7 +78,8 @@ class Terminal:
         """What was shown since the last call, up to the text."""
         deadline = time.monotonic() + 60
         while text not in self.output:
-            assert time.monotonic() < deadline, self.output[-2000:]
+            ready, _, _ = select.select([self._master], [], [], deadline - time.monotonic())
+            assert ready, self.output[-2000:]
             self.output += os.read(self._master, 1 << 16)
         self.output = self.output.partition(text)[2]
 
