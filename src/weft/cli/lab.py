@@ -209,7 +209,7 @@ def break_command(name: str | None, undo: bool, hint: bool) -> None:
     made = breaking.make(LAYOUT, random.choice([*breaks.FAULTS]) if name == "any" else str(name))
     click.echo(
         f"{made.symptom}\n\nFind out what is wrong and where, from node1: weft lab shell node1\n"
-        "  weft trace break-app break-web      weft doctor      weft capture --network break-net\n"
+        "  weft trace break-app break-web      weft doctor      weft capture break-net\n"
         "weft lab break --hint says where to look; --undo takes it back, and says what it was."
     )
 
