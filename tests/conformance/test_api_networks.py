@@ -155,8 +155,10 @@ def test_containers_join_and_leave_networks(daemon: Daemon) -> None:
     daemon.ok("network", "disconnect", "front", "mode")
     assert settings(daemon, "mode")["Networks"] == {}
     assert "is not connected" in daemon.refused("network", "disconnect", "-f", "front", "mode")
-    daemon.ok("network", "connect", "--ip", "10.8.0.7", "front", "mode")
-    assert settings(daemon, "mode")["Networks"]["front"]["IPAddress"] == "10.8.0.7"
+    options = ("--ip", "10.8.0.7", "--driver-opt", "org.example.x=y")
+    daemon.ok("network", "connect", *options, "front", "mode")
+    front = settings(daemon, "mode")["Networks"]["front"]
+    assert (front["IPAddress"], front["DriverOpts"]) == ("10.8.0.7", {"org.example.x": "y"})
     daemon.ok("rm", "-f", "web", "alone", "mode")
     assert daemon.ok("network", "prune", "-f").split() == ["Deleted", "Networks:", "back", "front"]
 

@@ -15,3 +15,5 @@ class EndpointSettings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=
     mac: str = ""
     """Empty: derived from the address."""
     aliases: tuple[str, ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
+    """Names and values that have no effect, and that `inspect` shows."""

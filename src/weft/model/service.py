@@ -117,6 +117,8 @@ class NetworkAttachmentSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     target: NetworkId
     """Network id; the API resolves names."""
     aliases: tuple[str, ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
+    """Names and values that have no effect, and that `inspect` shows."""
 
 
 class TaskSpec(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

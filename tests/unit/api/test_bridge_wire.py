@@ -138,7 +138,10 @@ def test_options_and_what_they_mean() -> None:
         ({"IPAMConfig": {"IPv6Address": "::"}}, "invalid IPv6 address: ::"),
         ({"Links": ["a:b"]}, "a link (Links) is not supported by Weft; containers on a network"),
         ({"GwPriority": 1}, "GwPriority"),
-        ({"DriverOpts": {"a": "b"}}, "driver options (a)"),
+        (
+            {"DriverOpts": {"com.docker.network.endpoint.ifname": "b"}},
+            "EndpointConfig.DriverOpts: com.docker.network.endpoint.ifname is not supported",
+        ),
         ({"MacAddress": "01:00:00:00:00:01"}, "invalid MAC address: 01:"),
         ({"MacAddress": "02:00"}, "invalid MAC address: 02:00"),
         ({"IPAMConfig": {"IPv4Address": "10.0.0"}}, "invalid IPv4 address"),

@@ -131,6 +131,7 @@ def test_a_spec_comes_back_as_it_was_given(given: Any, shown: Any, filled: Any) 
 
 WORD = st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True)
 WORDS = st.lists(WORD, max_size=3).map(tuple)
+OPTIONS = st.dictionaries(WORD, WORD, max_size=2).map(lambda found: tuple(sorted(found.items())))
 MAP = st.dictionaries(WORD, WORD, max_size=3)
 NANOSECONDS = st.integers(0, 10**15)
 PORT = st.integers(1, 65535)
@@ -210,7 +211,9 @@ TASKS = st.builds(
         Placement, constraints=st.lists(st.just("node.role == manager"), max_size=2).map(tuple), spread=WORDS,
         max_replicas=st.integers(0, 9), platforms=st.lists(st.tuples(WORD, WORD), max_size=2).map(tuple),
     ),
-    networks=st.lists(st.builds(NetworkAttachmentSpec, WORD.map("n{}".format), WORDS), max_size=3, unique_by=TARGET).map(tuple),
+    networks=st.lists(
+        st.builds(NetworkAttachmentSpec, WORD.map("n{}".format), WORDS, OPTIONS), max_size=3, unique_by=TARGET
+    ).map(tuple),
     log_driver=st.sampled_from(["json-file", "local", "none"]), log_options=MAP, force_update=st.integers(0, 2**63 - 1),
 )  # fmt: skip
 SPECS = st.builds(
@@ -250,7 +253,10 @@ def test_the_network_of_the_host_survives_its_json() -> None:
         ({"ContainerSpec": {"Image": 5}}, {}, InvalidArgument, "$.TaskTemplate.ContainerSpec.Image"),
         ({}, {}, InvalidArgument, "missing container spec"),
         ({**IMAGE, "Networks": [{"Target": "nowhere"}]}, {}, NotFound, "network nowhere not found"),
-        ({**IMAGE, "Networks": [{"Target": "n", "DriverOpts": {"a": "b"}}]}, {}, Unsupported, "TaskTemplate.Networks[0].DriverOpts"),
+        (
+            {**IMAGE, "Networks": [{"Target": "n", "DriverOpts": {"com.docker.network.x": "b"}}]}, {},
+            Unsupported, "TaskTemplate.Networks.DriverOpts: com.docker.network.x",
+        ),
         ({**IMAGE, "Runtime": "plugin"}, {}, InvalidArgument, "Runtime"),
         ({"ContainerSpec": {"Image": "a", "Secrets": [{"SecretID": "x"}]}}, {}, InvalidArgument, "secret reference, no target"),
         ({"ContainerSpec": {"Image": "a", "Configs": [{"ConfigID": "x"}]}}, {}, InvalidArgument, "config reference, no target"),

@@ -10,6 +10,7 @@ from msgspec import field
 
 from weft.api.schema.common import FEW, Signed, Wire, parse_address
 from weft.api.schema.decoding import LINKS
+from weft.api.schema.endpoint_options import options_from
 from weft.api.schema.network import (
     MTU,
     NetworkWire,
@@ -192,7 +193,6 @@ def endpoint_from(network: str, wire: EndpointWire) -> EndpointSettings:
     unsupported = {
         "a link-local address": ipam.link_local,
         "a link (Links)": wire.links,
-        f"driver options ({', '.join(wire.driver_opts)})": wire.driver_opts,
         "a priority of the gateway (GwPriority)": wire.gw_priority,
     }
     for what, asked in unsupported.items():
@@ -210,6 +210,7 @@ def endpoint_from(network: str, wire: EndpointWire) -> EndpointSettings:
         ipv6_address=ipv6_address_from(ipam.ipv6_address),
         mac=mac,
         aliases=wire.aliases,
+        options=options_from(wire.driver_opts, "EndpointConfig"),
     )
 
 

@@ -318,7 +318,7 @@ def _wanted_json(settings: EndpointSettings, network: str) -> Json:
         "IPv6Gateway": "",
         "GlobalIPv6Address": "",
         "GlobalIPv6PrefixLen": 0,
-        "DriverOpts": None,
+        "DriverOpts": dict(settings.options) or None,
         "GwPriority": 0,
         "DNSNames": None,
     }
@@ -349,7 +349,7 @@ def _attachment_json(
         "IPv6Gateway": _ipv6_gateway_of(network) if six is not None else "",
         "GlobalIPv6Address": str(six.ip) if six is not None else "",
         "GlobalIPv6PrefixLen": six.network.prefixlen if six is not None else 0,
-        "DriverOpts": None,
+        "DriverOpts": (dict(settings.options) or None) if settings is not None else None,
         "GwPriority": 0,
         "DNSNames": list(names) if network.name != DEFAULT_NETWORK else None,
     }

@@ -26,6 +26,7 @@ from weft.api.schema.container_wire import (
     UpdateContainerWire,
     WeightWire,
 )
+from weft.api.schema.endpoint_options import options_from
 from weft.api.schema.healthcheck import health_check_from
 from weft.api.schema.mount import mount_from
 from weft.api.schema.mounts_written import mounts_from
@@ -357,6 +358,7 @@ def endpoint_from(
         ipv6_address=six,
         mac=mac_from(wire.mac_address) or mac,
         aliases=wire.aliases,
+        options=options_from(wire.driver_opts, f"NetworkingConfig.EndpointsConfig.{clip(network)}"),
     )
 
 

@@ -144,10 +144,11 @@ class EndpointSettingsWire(Wire, frozen=True):
     """The other fields that the API has here say what the daemon has chosen; clients send them
     back, and Docker ignores them."""
 
-    lacks: ClassVar[tuple[str, ...]] = ("Links", "DriverOpts", "GwPriority")
+    lacks: ClassVar[tuple[str, ...]] = ("Links", "GwPriority")
 
     ipam_config: EndpointIpamWire | None = field(name="IPAMConfig", default=None)
     aliases: Annotated[tuple[str, ...], FEW] = ()
+    driver_opts: dict[str, str] = field(default_factory=dict)
     mac_address: str = ""
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from weft.api.schema.common import Json, omit_empty, rfc3339
+from weft.api.schema.endpoint_options import options_from
 from weft.api.schema.generic import generic_json, reserved_from
 from weft.api.schema.healthcheck import health_check_from, health_check_json
 from weft.api.schema.job import job_status_json, mode_from, mode_json
@@ -88,9 +89,13 @@ def spec_from(wire: ServiceWire, resolve: Resolver) -> ServiceSpec:
 def _task_from(wire: TaskWire, networks: tuple[AttachmentWire, ...], resolve: Resolver) -> TaskSpec:
     if wire.container_spec is None:
         raise InvalidArgument("TaskTemplate: missing container spec")
-    targets = [(resolve(network.target), network.aliases) for network in networks]
+    targets = [(resolve(network.target), network) for network in networks]
     attached = tuple(
-        NetworkAttachmentSpec(target, aliases) for target, aliases in targets if target is not None
+        NetworkAttachmentSpec(
+            target, each.aliases, options_from(each.driver_opts, "TaskTemplate.Networks")
+        )
+        for target, each in targets
+        if target is not None
     )
     if len(attached) < len(targets) and attached:
         raise InvalidArgument(
@@ -262,7 +267,9 @@ def task_template_json(task: TaskSpec) -> Json:
         "Placement": _placement_json(task.placement),
     }
     networks: list[Json] = [
-        {"Target": str(n.target)} | omit_empty({"Aliases": n.aliases}) for n in task.networks
+        {"Target": str(n.target)}
+        | omit_empty({"Aliases": n.aliases, "DriverOpts": dict(n.options)})
+        for n in task.networks
     ]
     if task.host_network:
         networks = [{"Target": HOST}]

@@ -108,10 +108,9 @@ class PlacementWire(Wire, frozen=True):
 
 
 class AttachmentWire(Wire, frozen=True):
-    lacks: ClassVar[tuple[str, ...]] = ("DriverOpts",)
-
     target: str
     aliases: tuple[str, ...] = ()
+    driver_opts: dict[str, str] = field(default_factory=dict)
 
 
 class LogDriverWire(Wire, frozen=True):
