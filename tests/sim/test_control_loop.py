@@ -175,3 +175,27 @@ def test_it_says_what_happened_and_nothing_is_lost_when_something_goes_wrong() -
 
     virtual_time.run(main())
     assert told == [None, ["a"], ["b"], None, ["c"]]
+
+
+def test_a_clock_that_is_set_during_a_run_does_not_hold_the_loop_up() -> None:
+    """By an hour, forward and back, again and again."""
+
+    async def main() -> None:
+        offsets = itertools.cycle((0, 3600 * SECOND, -3600 * SECOND))
+        store = MemoryStore(virtual_time.clock)
+        await store.commit([Put(network("a"))])
+        loop = ControlLoop(
+            "test",
+            store,
+            lambda: virtual_time.clock() + next(offsets),
+            ["network"],
+            whole(lambda state, now: Decision(count_to(3, state))),
+        )
+        task = asyncio.create_task(loop.run())
+        await asyncio.sleep(5)
+        assert [n.cursor for n in store.state.networks.values()] == [3]
+        task.cancel()
+        await asyncio.wait([task])
+        loop.close()
+
+    virtual_time.run(main())

@@ -41,7 +41,8 @@ from weft.session.base import (
     SessionClosed,
 )
 from weft.session.base import Manager as SessionManager
-from weft.session.client import ELECTION, Connector, EpochClient, MemberClient, join
+from weft.session.client import Connector, EpochClient, MemberClient, join
+from weft.session.deadlines import USUAL
 from weft.session.identity import Credentials, CredentialSource, IdentityStore, Member, new_key
 from weft.session.messages import Goodbye, Heartbeat, Hello, Welcome
 from weft.session.server import SessionServer
@@ -216,7 +217,7 @@ def test_a_manager_that_was_lost_is_not_asked_while_the_others_elect_a_leader() 
                 with pytest.raises(BlockingIOError):
                     silent.accept()
                 assert connector._since is not None
-                connector._since -= ELECTION
+                connector._since -= USUAL.election
                 asking = asyncio.create_task(connector())
                 connection, _ = await asyncio.get_running_loop().sock_accept(silent)
                 connection.close()

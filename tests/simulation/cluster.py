@@ -271,9 +271,9 @@ class SimCluster:
     async def _found(self, alone: bool) -> None:
         clock, seen = virtual_time.clock, self.invariants.committed
         if alone:
-            self.disk = SimDisk(clock, seen)
+            self.disk = SimDisk(lambda: self.hosts["node1"].clock(), seen)
         else:
-            self.etcd = SimEtcd(["node1"], clock, seen)
+            self.etcd = SimEtcd(["node1"], lambda name: self.hosts[name].clock, seen)
         host = self._host()
         host.store = "alone" if alone else "shared"
         root_key, key = (authority.make_key(self.rng.randbytes) for _ in range(2))

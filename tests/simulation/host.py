@@ -35,6 +35,7 @@ from weft.manager.ports import HostSettings, ManagerPorts
 from weft.manager.vault import KeysInMemory
 from weft.model.assignment import Assignment, AssignmentChange
 from weft.model.ids import NodeId
+from weft.model.meta import Nanoseconds
 from weft.model.node import NodeDescription, Role
 from weft.model.sandbox import NodeFacts
 from weft.model.service import Resources
@@ -103,7 +104,9 @@ class SimHost:
             failed,
         )
         self.images = FakeImages(IMAGE)
-        self.runtime = FakeRuntime(self.images, virtual_time.clock)
+        self.ahead: Nanoseconds = 0
+        """By how much its clock is wrong."""
+        self.runtime = FakeRuntime(self.images, self.clock)
         self.volumes = FakeVolumes()
         self.runtime.latency = RUNTIME_LATENCY
         self.kernel = FakeKernel()
@@ -126,6 +129,9 @@ class SimHost:
         self.manager: Manager | None = None
         self.peers: Callable[[str], SimHost | None] = lambda address: None
         """The host behind the `host:port` of a manager."""
+
+    def clock(self) -> Nanoseconds:
+        return virtual_time.clock() + self.ahead
 
     # --- life
 
@@ -247,7 +253,7 @@ class SimHost:
         )
 
     def _origin(self) -> Origin:
-        return Origin(clock=virtual_time.clock, entropy=self.entropy)
+        return Origin(clock=self.clock, entropy=self.entropy)
 
     def _adapters(self) -> Adapters:
         assert self.credentials is not None
@@ -289,7 +295,7 @@ class SimHost:
             store,
             leadership,
             ManagerPorts(
-                clock=virtual_time.clock,
+                clock=self.clock,
                 entropy=self.entropy,
                 authority=PkiAuthority(),
                 probe=self._host_answers,
@@ -333,8 +339,8 @@ class SimHost:
         if self.credentials is None or other.credentials is None:
             return False
         try:
-            verify(other.credentials.certificate, self.credentials.root, virtual_time.clock())
-            verify(self.credentials.certificate, other.credentials.root, virtual_time.clock())
+            verify(other.credentials.certificate, self.credentials.root, self.clock())
+            verify(self.credentials.certificate, other.credentials.root, other.clock())
         except InvalidArgument:
             return False
         return True

@@ -71,7 +71,8 @@ class DiskStore(Engine):
 class SimEtcd(FakeEtcd):
     kind: StoreKind = "shared"
 
-    def __init__(self, names: Sequence[str], clock: Clock, seen: Seen) -> None:
+    def __init__(self, names: Sequence[str], clock: Callable[[str], Clock], seen: Seen) -> None:
+        """`clock`: of the host with that name."""
         super().__init__(names)
         self._clock, self._seen = clock, seen
         self._keys = Keys(PREFIX)
@@ -84,9 +85,9 @@ class SimEtcd(FakeEtcd):
             async with asyncio.timeout(ANSWER_PATIENCE):
                 await kv.status()
         except TimeoutError:
-            store = EtcdStore.show(kv, self._clock, self.kept(host))
+            store = EtcdStore.show(kv, self._clock(host), self.kept(host))
         else:
-            store = await EtcdStore.open(kv, self._clock)
+            store = await EtcdStore.open(kv, self._clock(host))
         return store, EtcdLeadership(kv, node), kv
 
     def begin(self, host: str, peer_url: str) -> None:

@@ -13,7 +13,7 @@ import msgspec
 from weft.errors import FailedPrecondition
 from weft.model.cluster import Cluster
 from weft.model.encryption import KEYS_KEPT, DataKey
-from weft.model.meta import SECOND, Nanoseconds
+from weft.model.meta import APART, SECOND, Nanoseconds, bounded
 from weft.model.state import ClusterState, Decision, Put
 
 SHORTEST_PERIOD: Nanoseconds = 10 * SECOND
@@ -33,7 +33,8 @@ def reconcile(
         return Decision((_with(cluster, ()),) if cluster.data_keys else ())
     if not cluster.data_keys:
         return Decision((_with(cluster, (_key(cluster, now, new_secret),)),))
-    due = cluster.data_keys[-1].created_at + max(cluster.spec.key_rotation, SHORTEST_PERIOD)
+    period = max(cluster.spec.key_rotation, SHORTEST_PERIOD)
+    due = bounded(cluster.data_keys[-1].created_at + period, period, now)
     if now < due:
         return Decision(wake_at=due)
     return Decision((_rotated(cluster, now, new_secret),))
@@ -45,7 +46,7 @@ def rotation(cluster: Cluster, now: Nanoseconds, new_secret: Callable[[int], byt
     if not cluster.data_keys:
         raise FailedPrecondition("cannot rotate keys: there is no encrypted network")
     age = now - cluster.data_keys[-1].created_at
-    if age < SHORTEST_PERIOD:
+    if -APART <= age < SHORTEST_PERIOD:
         raise FailedPrecondition(
             f"cannot rotate keys: the last rotation was {age / SECOND:.0f} s ago, "
             f"at least {SHORTEST_PERIOD // SECOND} s must be between two"

@@ -12,6 +12,7 @@ from weft.daemon.role_steps import RoleFacts, Step, StoreKind
 from weft.daemon.running_manager import RunningManager
 from weft.errors import FailedPrecondition
 from weft.session.client import MemberClient
+from weft.session.deadlines import Deadlines
 from weft.store.base import Store
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,10 @@ class HostParts:
                 await store_part.join_store(
                     host,
                     MemberClient(
-                        host.credential_source, self._memory.other_managers, host.is_revoked
+                        host.credential_source,
+                        self._memory.other_managers,
+                        host.is_revoked,
+                        Deadlines(host.pace.election),
                     ),
                 )
                 self._memory.keep_store("shared")

@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
@@ -61,6 +62,8 @@ from weft.runtime.images import ImageStore
 from weft.runtime.inside import ConmonInside
 from weft.runtime.kernel_support import missing_limits
 from weft.runtime.volumes import LocalVolumes
+from weft.session.client import Connector
+from weft.session.deadlines import Deadlines
 from weft.system import core_dumps
 from weft.system import journal as logs
 from weft.system.files import make_directory, make_missing
@@ -108,6 +111,7 @@ class WeftNode:
             engine=self._engine,
             facts=self._facts,
             host=HostAdapters(
+                connector=partial(Connector, deadlines=Deadlines(options.pace.election)),
                 description=lambda: hostinfo.describe(info),
                 routes=host.routes,
                 open_echo=ping.EchoSocket,

@@ -48,6 +48,7 @@ from weft.model.ids import ClusterId, NodeId
 from weft.model.state import ClusterState, cluster_of
 from weft.pki.stored_secrets import opened_root
 from weft.session.client import EpochClient
+from weft.session.deadlines import Deadlines
 from weft.session.identity import Credentials, Member
 from weft.session.sealing_keys import SealingKeyClient
 from weft.session.server import SessionServer
@@ -207,7 +208,11 @@ async def open_shared(host: ManagerHost, *, alone_from_now_on: bool = False) -> 
         manager = await _begin(host, part, opened)
         if alone_from_now_on:
             await manager.go_on_alone()
-        ask = EpochClient(host.credential_source, partial(is_revoked, store))
+        ask = EpochClient(
+            host.credential_source,
+            partial(is_revoked, store),
+            Deadlines(host.pace.election),
+        )
         asking = later_epoch(lambda: host.member().epoch, lambda: manager.absent, ask)
         asked = _beside(opened, asking, "later epoch")
         _beside(opened, keep_free(kv), "space")
@@ -224,7 +229,7 @@ async def _shared(
     cluster, data = host.member().cluster, etcd.settings.data
     try:
         try:
-            await etcd.ready(ANSWER_PATIENCE)
+            await etcd.ready(host.pace.of(ANSWER_PATIENCE))
         except Unavailable:
             kept = host.kept.read(cluster)
             log.warning(

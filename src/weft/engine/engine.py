@@ -162,13 +162,14 @@ class Engine:
     ) -> None:
         """`grace`, `signal`: other than the container's own."""
         patience = container.stop_grace_period if grace is None else grace
-        begun, present = self.now(), self.container(container.id)
+        clock = asyncio.get_running_loop().time
+        begun, present = clock(), self.container(container.id)
         was_running = present is not None and present.state is ContainerState.RUNNING
         if was_running:
             number = signal_number(signal) if signal else self._stop_signal(container)
             self._tell_kill(container, number)
         ended = await self.runtime.stop(container.id, patience, signal)
-        if was_running and ended.exit_code == KILLED and self.now() - begun >= patience:
+        if was_running and ended.exit_code == KILLED and clock() - begun >= patience / SECOND:
             self._tell_kill(container, SIGKILL)
         self.died(ended)
         if was_running:

@@ -59,8 +59,10 @@ its output keeps the event loop busy for a hundredth of the time."""
 class _Watch:
     """One container's health, and the task that finds it out."""
 
-    def __init__(self, container: Container, check: HealthCheck, health: Health) -> None:
-        """`health`: before the first probe."""
+    def __init__(
+        self, container: Container, check: HealthCheck, health: Health, age: Nanoseconds
+    ) -> None:
+        """`health`: before the first probe. `age`: of the container now, by the host's clock."""
         self.container = container
         self.check = check
         self.health = health
@@ -69,6 +71,14 @@ class _Watch:
         self.turned = asyncio.Event()
         """Set, and replaced, when the status changes."""
         self.task: asyncio.Task[None] | None = None
+        self._age_at_first = max(age, 0)
+        self._first = asyncio.get_running_loop().time()
+
+    @property
+    def age(self) -> Nanoseconds:
+        """Since the container's start, whatever becomes of the host's clock meanwhile."""
+        passed = asyncio.get_running_loop().time() - self._first
+        return self._age_at_first + round(passed * SECOND)
 
     def put(self, health: Health) -> None:
         before, self.health = self.health, health
@@ -128,7 +138,8 @@ class HealthMonitor:
         if check is None or not check.is_run:
             return
         found = self._records.of(container.id) or Health()
-        watch = _Watch(container, check, Health(log=found.log))
+        age = self._clock() - container.started_at
+        watch = _Watch(container, check, Health(log=found.log), age)
         self._watches[container.id] = watch
         name = f"health of container {container.id[:12]}"
         wait = self._first_pause(watch) * (int(container.id[:8], 16) / 2**32 if resumed else 1)
@@ -162,19 +173,17 @@ class HealthMonitor:
         watch.put(msgspec.structs.replace(watch.health, status=HealthStatus.UNHEALTHY))
 
     def _first_pause(self, watch: _Watch) -> float:
-        return watch.check.pause(HealthStatus.STARTING, self._age(watch)) / SECOND
-
-    def _age(self, watch: _Watch) -> Nanoseconds:
-        return self._clock() - watch.container.started_at
+        return watch.check.pause(HealthStatus.STARTING, watch.age) / SECOND
 
     async def _probe_on(self, watch: _Watch, wait: float) -> None:
         while True:
             await asyncio.sleep(wait)
             if not self._is_paused(watch):
+                age = watch.age
                 result = await self._probe(watch)
                 if not self._is_paused(watch):
-                    self._take(watch, result)
-            wait = watch.check.pause(watch.health.status, self._age(watch)) / SECOND
+                    self._take(watch, result, age)
+            wait = watch.check.pause(watch.health.status, watch.age) / SECOND
 
     def _is_paused(self, watch: _Watch) -> bool:
         try:
@@ -182,12 +191,12 @@ class HealthMonitor:
         except WeftError:  # removed: the container's end is found out elsewhere
             return False
 
-    def _take(self, watch: _Watch, result: ProbeResult) -> None:
+    def _take(self, watch: _Watch, result: ProbeResult, age: Nanoseconds) -> None:
         before, container = watch.health, watch.container
         self.probes += 1
         self.failed_probes += result.exit_code != 0
         watch.has_result = True
-        watch.put(before.after(result, watch.check, container.started_at))
+        watch.put(before.after(result, watch.check, age))
         self._records.keep(container.id, watch.health)
         if watch.health.status is not before.status:
             log.info("health.turned container=%s status=%s", container.id[:12], watch.health.status)

@@ -35,7 +35,7 @@ from weft.control.requests.nodes import farewell
 from weft.errors import FailedPrecondition, Forbidden, Unavailable
 from weft.manager.certificates import Certificates, known_peer, shown
 from weft.manager.incoming import address_owners, check_epoch, checked
-from weft.manager.liveness import Liveness, grace
+from weft.manager.liveness import Liveness, grace, steady
 from weft.manager.registry_auths import RegistryAuths
 from weft.manager.session import AgentLink
 from weft.manager.statuses import Report, StatusWriter, merged
@@ -81,8 +81,8 @@ whole assignment. `SESSIONS_KNOWN`: nodes for which this is remembered."""
 RETRY = 1.0
 HEALTH_PERIOD = 0.5
 WITHOUT_MAJORITY = 3.0
-"""Seconds that sessions last without quorum. The election of a leader takes two, and is no reason
-to send all agents away."""
+"""Seconds that sessions last without quorum, where etcd's election timeout is one second. The
+election of a leader takes two, and is no reason to send all agents away."""
 
 
 class Superseded(Unavailable):
@@ -103,9 +103,15 @@ class SessionParts:
 
 class Dispatcher:
     def __init__(
-        self, own: NodeId, store: Store, clock: Callable[[], Nanoseconds], parts: SessionParts
+        self,
+        own: NodeId,
+        store: Store,
+        clock: Callable[[], Nanoseconds],
+        parts: SessionParts,
+        without_majority: float = WITHOUT_MAJORITY,
     ) -> None:
-        """`own`: the manager's node."""
+        """`own`: the manager's node. `without_majority`: see `WITHOUT_MAJORITY`."""
+        self._without_majority = without_majority
         self._own = own
         self._store = store
         self._clock = clock
@@ -158,7 +164,7 @@ class Dispatcher:
         await self._store.sync()
         cluster = cluster_of(self._store.state)
         check_epoch(cluster, hello.epoch)
-        self._liveness.arrived(node, cluster.spec, self._clock())
+        self._liveness.arrived(node, cluster.spec, steady())
         await transact(
             self._store,
             lambda state: ready(state, hello, session, self._own, self._clock(), self._links),
@@ -230,7 +236,7 @@ class Dispatcher:
         """Notes that a node is alive. A node that speaks without being READY must say hello again
         first: while it was DOWN, other nodes may have got its tasks."""
         state, id = self._store.state, link.node
-        self._liveness.heard(id, cluster_of(state).spec, self._clock())
+        self._liveness.heard(id, cluster_of(state).spec, steady())
         node = state.nodes.get(id)
         is_ready = node is not None and node.status.state is NodeState.READY
         if node is not None and not (is_ready or link.is_parting):
@@ -248,7 +254,7 @@ class Dispatcher:
         unhealthy = 0.0
         while True:
             unhealthy = 0.0 if self._store.is_healthy else unhealthy + HEALTH_PERIOD
-            if unhealthy > WITHOUT_MAJORITY and self._links:
+            if unhealthy > self._without_majority and self._links:
                 log.warning("dispatch.no_majority sessions=%d", len(self._links))
                 self._end_all("this manager has lost the majority of the managers")
             await asyncio.sleep(HEALTH_PERIOD)

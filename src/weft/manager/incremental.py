@@ -38,12 +38,14 @@ class Orchestration:
     def __init__(self, new_id: Callable[[], TaskId]) -> None:
         self._new_id = new_id
         self._wakes: dict[ServiceId, Nanoseconds] = {}
+        self._last: Nanoseconds = 0
 
     def reconcile(
         self, state: ClusterState, now: Nanoseconds, events: Sequence[Event] | None
     ) -> Decision:
         touched = None if events is None else orchestrator.touched(state, events)
-        due = {id for id, moment in self._wakes.items() if moment <= now}
+        was_set_back, self._last = now < self._last, now
+        due = {id for id, moment in self._wakes.items() if was_set_back or moment <= now}
         services = orchestrator.every_service(state) if touched is None else touched | due
         plan = orchestrator.plan(state, now, self._new_id, services)
         for id in services:

@@ -9,14 +9,18 @@ to come back. A node that was just admitted gets the full time as well.
 A manager that was stopped, or had no quorum, heard nobody for that reason: the time begins anew.
 When a thousand nodes lose their manager at once, they come back in a queue. While many nodes are
 silent and at least one comes back in every heartbeat, the silent ones are most likely in that
-queue: they get more time, but not for ever."""
+queue: they get more time, but not for ever.
+
+All times here are `steady`, but for what is stored."""
+
+import asyncio
 
 import msgspec
 
 from weft.model.cluster import ClusterSpec
 from weft.model.ids import NodeId
 from weft.model.leadership_status import LeadershipStatus
-from weft.model.meta import Nanoseconds
+from weft.model.meta import SECOND, Nanoseconds
 from weft.model.node import Node, NodeState
 from weft.model.state import ClusterState, Decision, Put
 
@@ -29,6 +33,11 @@ MANY = 10
 """Silent nodes that count as many."""
 MOST_GRACES = 4
 """Grace times after which a silent node is DOWN in any case."""
+
+
+def steady() -> Nanoseconds:
+    """The time by which silence is measured: nobody sets the event loop's clock."""
+    return round(asyncio.get_running_loop().time() * SECOND)
 
 
 def grace(spec: ClusterSpec) -> Nanoseconds:
@@ -59,11 +68,15 @@ class Liveness:
         self._deadlines, self._last = {}, None
 
     def reconcile(
-        self, state: ClusterState, now: Nanoseconds, leadership_status: LeadershipStatus
+        self,
+        state: ClusterState,
+        now: Nanoseconds,
+        leadership_status: LeadershipStatus,
+        since: Nanoseconds | None = None,
     ) -> Decision:
-        """Marks nodes DOWN whose time is over. Asks to be run at least once per heartbeat: the loss
-        of a manager is no change of the state, and a longer pause shows that this manager was
-        stopped."""
+        """Marks nodes DOWN whose time is over, `since` this time of day (None: `now`). Asks to be
+        run at least once per heartbeat: the loss of a manager is no change of the state, and a
+        longer pause shows that this manager was stopped."""
         cluster = state.cluster
         if cluster is None:
             return Decision()
@@ -86,7 +99,8 @@ class Liveness:
             now + heartbeat,
             *(deadline for deadline in self._deadlines.values() if deadline > now),
         ]
-        return Decision(tuple(Put(_down(alive[id], now)) for id in lost), min(waiting))
+        moment = now if since is None else since
+        return Decision(tuple(Put(_down(alive[id], moment)) for id in lost), min(waiting))
 
     def _without_those_in_the_queue(
         self, silent: list[NodeId], spec: ClusterSpec, now: Nanoseconds

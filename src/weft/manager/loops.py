@@ -38,6 +38,8 @@ LONG = 0.02
 """Seconds. After a longer round, as for thousands of tasks, the loop waits for as long as the round
 took. Otherwise an API request, whose answer takes several turns of the event loop, would wait in
 each turn for a round of every control loop."""
+LONGEST_PAUSE = 1.0
+"""Seconds."""
 
 
 def whole(reconcile: Callable[[ClusterState, Nanoseconds], Decision]) -> Reconcile:
@@ -97,7 +99,8 @@ class ControlLoop:
             if not decision.changes:
                 return decision.wake_at
             own += 1
-            taken = (self._clock() - begun) / SECOND
+            # The clock may be set meanwhile.
+            taken = min((self._clock() - begun) / SECOND, LONGEST_PAUSE)
             await asyncio.sleep(taken if taken > LONG else 0)
         if self._store.state.revision - first <= own:
             raise RuntimeError(f"{self.name} still changes something after {MAX_ROUNDS} runs")

@@ -20,10 +20,10 @@ from weft.manager import admission, attachments, examination, metrics
 from weft.manager.autolock import Autolock
 from weft.manager.broker import StreamBroker
 from weft.manager.certificates import Certificates, known_manager, known_peer
-from weft.manager.dispatch import Dispatcher, SessionParts, manager_addresses
+from weft.manager.dispatch import WITHOUT_MAJORITY, Dispatcher, SessionParts, manager_addresses
 from weft.manager.incoming import checked
 from weft.manager.leader import Leader
-from weft.manager.liveness import Liveness
+from weft.manager.liveness import Liveness, steady
 from weft.manager.loops import ControlLoop, whole
 from weft.manager.members import Membership
 from weft.manager.ports import HostSettings, ManagerPorts
@@ -104,7 +104,8 @@ class Manager:
             vault=self._vault,
             registry_auths=registry_auths,
         )
-        self._dispatcher = Dispatcher(own, store, clock, parts)
+        patience = kv.pace.of(WITHOUT_MAJORITY) if kv is not None else WITHOUT_MAJORITY
+        self._dispatcher = Dispatcher(own, store, clock, parts, patience)
         self.streams = StreamBroker(own, store, clock, self._dispatcher.tell, ports.relay, self._id)
         self.swarm = Swarm(
             store,
@@ -126,7 +127,7 @@ class Manager:
     async def run(self) -> None:
         """Runs until cancelled. A part that fails is restarted, while the others go on."""
         liveness = ControlLoop(
-            "liveness", self._store, self._ports.clock, _HEARTBEATS, whole(self._find_silent)
+            "liveness", self._store, steady, _HEARTBEATS, whole(self._find_silent)
         )
         self._loops = (liveness,)
         parts = {
@@ -184,7 +185,8 @@ class Manager:
             self._liveness.forget()
             spec = cluster_of(state).spec
             return Decision(wake_at=now + spec.heartbeat)
-        return self._liveness.reconcile(state, now, self._leadership.leadership_status)
+        status = self._leadership.leadership_status
+        return self._liveness.reconcile(state, now, status, self._ports.clock())
 
     # --- agents (session.base.Manager)
 

@@ -109,14 +109,12 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     log: tuple[ProbeResult, ...] = ()
     """The last `MAX_RESULTS` results, oldest first, also of former starts."""
 
-    def after(self, result: ProbeResult, check: HealthCheck, started_at: Nanoseconds) -> "Health":
-        """The health after one more probe. `started_at`: of the container."""
+    def after(self, result: ProbeResult, check: HealthCheck, age: Nanoseconds) -> "Health":
+        """The health after one more probe. `age`: of the container when the probe began."""
         log = (*self.log, result)[-MAX_RESULTS:]
         if result.exit_code == 0:
             return Health(status=HealthStatus.HEALTHY, log=log)
-        is_excused = (
-            self.status is HealthStatus.STARTING and result.start - started_at < check.start_period
-        )
+        is_excused = self.status is HealthStatus.STARTING and age < check.start_period
         streak = self.failing_streak if is_excused else self.failing_streak + 1
         is_over = not is_excused and streak >= (check.retries or _RETRIES)
         status = HealthStatus.UNHEALTHY if is_over else self.status

@@ -160,6 +160,12 @@ class Task(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=Tr
         began = status.timestamp if status.state is TaskState.RUNNING else 0
         return msgspec.structs.replace(self, status=status, started_at=self.started_at or began)
 
+    def witnessed(self, moment: Nanoseconds) -> Nanoseconds:
+        """A time that the node's clock gave, as far as the managers' clocks bear it out: it lies
+        between the creation of the task and its last change."""
+        latest = self.meta.updated_at or moment
+        return min(max(moment, self.meta.created_at), latest)
+
     @property
     def is_healthy(self) -> bool:
         """Whether the task runs and has not turned unhealthy."""

@@ -4,7 +4,7 @@ A node's certificate names the node (CN: node id), its swarm (O: cluster id) and
 `swarm-manager` or `swarm-worker`). Both ends of every session check all three. The OU is also an
 alternative name, so that an ordinary TLS client that asks for the host `swarm-manager` accepts only
 managers. A manager's certificate is also valid for its address, which etcd members check. Weft's
-keys are ECDSA on P-256; certificates are back-dated by an hour for clocks that differ.
+keys are ECDSA on P-256; certificates are back-dated by a day for clocks that differ.
 
 A new root is cross-signed by the previous root. So a node that trusts the old root can verify
 certificates that the new one signed. Nodes may change over one by one, and no node has to trust two

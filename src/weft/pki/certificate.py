@@ -20,8 +20,11 @@ from weft.model.meta import SECOND, Nanoseconds
 from weft.model.node import Role
 
 UNITS: dict[Role, str] = {"manager": "swarm-manager", "worker": "swarm-worker"}
-BACKDATE = timedelta(hours=1)
-"""How long before its issue a certificate becomes valid, for clocks that differ."""
+BACKDATE = timedelta(hours=24)
+"""How long before its issue a certificate becomes valid, for clocks that differ
+(`model.certificate.LAG`)."""
+EARLIER_BACKDATE = timedelta(hours=1)
+"""The same in certificates that earlier versions have issued."""
 LONGEST_CHAIN = 8
 
 
@@ -124,6 +127,8 @@ def renewal_due(certificate: str, fraction: float) -> Nanoseconds:
     together."""
     loaded = load(certificate)
     issued = loaded.not_valid_before_utc + BACKDATE
+    if issued >= loaded.not_valid_after_utc:
+        issued = loaded.not_valid_before_utc + EARLIER_BACKDATE
     due = issued + (loaded.not_valid_after_utc - issued) * fraction
     return round(due.timestamp() * SECOND)
 

@@ -30,21 +30,13 @@ from weft.pki.authority import private_pem, request
 from weft.pki.tokens import parse_token
 from weft.session import keepalive, tls
 from weft.session.base import AdmissionRequest, Admitted, MemberGrant, MemberRequest, SessionClosed
+from weft.session.deadlines import USUAL, Deadlines
 from weft.session.identity import Credentials, CredentialSource, new_key
 from weft.session.messages import MAX_FROM_MANAGER, Epoch, FromAgent, FromManager, Goodbye
 from weft.session.server import decode_frame
 
 log = logging.getLogger(__name__)
 
-TIMEOUT = aiohttp.ClientTimeout(total=20, connect=5)
-HANDSHAKE_TIMEOUT = 10.0
-"""Seconds until the next manager is asked for a session: a manager that is stopped accepts
-connections and says nothing."""
-CONNECT_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=5, sock_connect=1.5)
-"""A lost SYN is sent again after a second. A host that is off does not answer the second one
-either."""
-ELECTION = 3.0
-"""Seconds that managers without a leader get to elect one."""
 MAX_ANSWER = 1 << 20
 """Bytes. A root certificate comes from a host that has not proved anything yet."""
 ERRORS: Mapping[int, type[WeftError]] = {
@@ -93,7 +85,7 @@ def reason_of(error: BaseException) -> str:
 
 
 async def _fetch_root(address: str) -> str:
-    async with aiohttp.ClientSession(timeout=TIMEOUT) as http:
+    async with aiohttp.ClientSession(timeout=USUAL.request) as http:
         async with http.get(f"https://{address}/v1/root", ssl=tls.unverified_context()) as response:
             response.raise_for_status()
             return (await _body(response)).decode(errors="replace")
@@ -111,11 +103,12 @@ async def post(
     context: ssl.SSLContext,
     body: bytes,
     errors: Mapping[int, type[WeftError]] = ERRORS,
+    deadlines: Deadlines = USUAL,
 ) -> bytes:
     """Sends a request to a host that proves to be a manager. Raises the error that the status
     stands for (see `server._answering`), or `Unavailable` for one that is not in `errors`, and
     `FAILURES`."""
-    async with aiohttp.ClientSession(timeout=TIMEOUT) as http:
+    async with aiohttp.ClientSession(timeout=deadlines.request) as http:
         url = f"https://{address}{path}"
         async with http.post(
             url, data=body, ssl=context, server_hostname=tls.MANAGER_NAME
@@ -152,7 +145,9 @@ class MemberClient:
         credential_source: CredentialSource,
         managers: Callable[[], Sequence[str]],
         is_revoked: tls.IsRevoked = tls.none_known,
+        deadlines: Deadlines = USUAL,
     ) -> None:
+        self._deadlines = deadlines
         self._contexts = tls.node_contexts(credential_source, is_revoked)
         self._managers = managers
 
@@ -168,21 +163,22 @@ class MemberClient:
         causes = []
         for address in self._managers():
             try:
-                return address, await post(address, path, self._contexts.current(), body)
+                context = self._contexts.current()
+                return address, await post(address, path, context, body, ERRORS, self._deadlines)
             except (*FAILURES, Unavailable) as error:
                 causes.append(f"{address}: {reason_of(error)}")
         raise Unavailable(f"cannot reach a manager: {'; '.join(causes) or 'none known'}")
 
 
 async def open_socket(
-    manager: str, path: str, context: ssl.SSLContext, largest: int
+    manager: str, path: str, context: ssl.SSLContext, largest: int, deadlines: Deadlines = USUAL
 ) -> tuple[aiohttp.ClientSession, aiohttp.ClientWebSocketResponse]:
     """A WebSocket to a manager, and the HTTP session to close after it. `largest`: bytes of the
     largest message to receive. Raises `FAILURES`."""
     connector = aiohttp.TCPConnector(socket_factory=keepalive.watched_socket)
-    http = aiohttp.ClientSession(connector=connector, timeout=CONNECT_TIMEOUT)
+    http = aiohttp.ClientSession(connector=connector, timeout=deadlines.session)
     try:
-        async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+        async with asyncio.timeout(deadlines.handshake):
             socket = await http.ws_connect(
                 f"https://{manager}{path}",
                 ssl=context,
@@ -201,15 +197,19 @@ class EpochClient:
     """Asks a manager for the epoch of its cluster."""
 
     def __init__(
-        self, credential_source: CredentialSource, is_revoked: tls.IsRevoked = tls.none_known
+        self,
+        credential_source: CredentialSource,
+        is_revoked: tls.IsRevoked = tls.none_known,
+        deadlines: Deadlines = USUAL,
     ) -> None:
+        self._deadlines = deadlines
         self._contexts = tls.node_contexts(credential_source, is_revoked)
 
     async def __call__(self, manager: str) -> int:
         """Raises `Unavailable` if no manager answers at `host:port`, or if its certificate was
         revoked; `Forbidden` if the manager is not of this cluster."""
         try:
-            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+            async with asyncio.timeout(self._deadlines.handshake):
                 answer = await post(manager, "/v1/epoch", self._contexts.current(), b"")
         except FAILURES as error:
             raise Unavailable(f"cannot ask manager {manager}: {cause_of(error)}") from error
@@ -232,7 +232,9 @@ class Connector:
         credential_source: CredentialSource,
         managers: Callable[[], Sequence[str]],
         is_revoked: tls.IsRevoked = tls.none_known,
+        deadlines: Deadlines = USUAL,
     ) -> None:
+        self._deadlines = deadlines
         self._contexts = tls.node_contexts(credential_source, is_revoked)
         self._managers = managers
         self._had: list[str] = []
@@ -245,11 +247,15 @@ class Connector:
         self._since = since = now if self._since is None else self._since
         causes, electing = [], False
         for address in sorted(self._managers(), key=self._turn):
-            if electing and self._had[-1:] == [address] and now - since < ELECTION:
+            if electing and self._had[-1:] == [address] and now - since < self._deadlines.election:
                 continue
             try:
                 http, socket = await open_socket(
-                    address, "/v1/session", self._contexts.current(), MAX_FROM_MANAGER
+                    address,
+                    "/v1/session",
+                    self._contexts.current(),
+                    MAX_FROM_MANAGER,
+                    self._deadlines,
                 )
                 self._had, self._since = (
                     [*(each for each in self._had if each != address), address],

@@ -20,7 +20,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from weft.errors import InvalidArgument, WeftError
-from weft.model.meta import SECOND, Nanoseconds
+from weft.model.meta import SECOND, Nanoseconds, bounded
 from weft.model.node import Role
 from weft.pki.authority import make_key, private_pem, request
 from weft.pki.certificate import fingerprint, has_key, holder, renewal_due, verify
@@ -94,7 +94,7 @@ class Renewal:
             now = self._clock()
             due = now if self._asked else self._due
             if last_request is not None:
-                due = max(due, last_request + RETRY)
+                due = max(due, bounded(last_request + RETRY, RETRY, now))
             if due <= now:
                 self._key, last_request = make_key(self._entropy), now
                 await send(CertificateRequest(request(self._key), self._address))

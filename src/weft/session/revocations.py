@@ -14,7 +14,8 @@ from weft.errors import OperationFailed, Unavailable, cause_of
 from weft.model.certificate import ManagerCertificate, unexpired
 from weft.model.meta import Nanoseconds
 from weft.session import tls
-from weft.session.client import FAILURES, HANDSHAKE_TIMEOUT, decoded, post
+from weft.session.client import FAILURES, decoded, post
+from weft.session.deadlines import USUAL
 from weft.session.identity import CredentialSource
 from weft.session.messages import Revoked
 from weft.system.value_file import ValueFile
@@ -86,7 +87,7 @@ class RevocationClient:
         """Raises `Unavailable` if no manager answers at `host:port`, `Forbidden` if this node is
         not part of its swarm."""
         try:
-            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+            async with asyncio.timeout(USUAL.handshake):
                 answer = await post(manager, "/v1/revoked", self._contexts.current(), b"")
         except FAILURES as error:
             raise Unavailable(f"cannot ask manager {manager}: {cause_of(error)}") from error

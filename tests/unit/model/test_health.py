@@ -28,8 +28,8 @@ IMAGE = HealthCheck(
 )
 
 
-def result(exit_code: int, at: int = 0) -> ProbeResult:
-    return ProbeResult(start=at, end=at, exit_code=exit_code, output=f"says {exit_code}")
+def result(exit_code: int) -> ProbeResult:
+    return ProbeResult(start=0, end=0, exit_code=exit_code, output=f"says {exit_code}")
 
 
 @pytest.mark.parametrize("field", HealthCheck.__struct_fields__)
@@ -86,11 +86,11 @@ def test_three_failures_are_the_default() -> None:
 
 def test_failures_in_the_start_period_do_not_count_until_a_success() -> None:
     check = HealthCheck(start_period=10 * SECOND, retries=1)
-    early = Health().after(result(1, at=105 * SECOND), check, 100 * SECOND)
+    early = Health().after(result(1), check, 5 * SECOND)
     assert (early.status, early.failing_streak) == (HealthStatus.STARTING, 0)
-    assert early.after(result(1, at=110 * SECOND), check, 100 * SECOND).status == "unhealthy"
-    healthy = early.after(result(0, at=106 * SECOND), check, 100 * SECOND)
-    assert healthy.after(result(1, at=107 * SECOND), check, 100 * SECOND).status == "unhealthy"
+    assert early.after(result(1), check, 10 * SECOND).status == "unhealthy"
+    healthy = early.after(result(0), check, 6 * SECOND)
+    assert healthy.after(result(1), check, 7 * SECOND).status == "unhealthy"
 
 
 def test_probes_are_closer_in_the_start_period_until_the_first_success() -> None:
@@ -110,7 +110,7 @@ def test_the_log_has_the_last_results_and_the_streak_is_that_of_the_log(
     check = HealthCheck(retries=retries, start_period=period)
     health = Health()
     for moment, code in enumerate(codes):
-        health = health.after(result(code, moment), check, 0)
+        health = health.after(result(code), check, moment)
     assert [r.exit_code for r in health.log] == codes[-MAX_RESULTS:]
     failures = next((n for n, code in enumerate(reversed(codes)) if code == 0), len(codes))
     assert health.failing_streak <= failures

@@ -24,7 +24,7 @@ from weft.control.orchestrator import nodes
 from weft.control.orchestrator.draft import Draft, Slot, slot_of
 from weft.control.orchestrator.replicated import MOST_WAITING
 from weft.control.orchestrator.restart import is_filled, is_stopping, stop_timeout
-from weft.model.meta import Nanoseconds
+from weft.model.meta import Nanoseconds, bounded
 from weft.model.service import JobStatus, Service
 from weft.model.state import MOST_CHANGES
 from weft.model.task import Task, TaskState
@@ -133,7 +133,8 @@ def _is_busy(draft: Draft, task: Task) -> bool:
     status = draft.service.job_status
     if status is None or is_present(draft.service, task):
         return True
-    until = status.last_execution + stop_timeout(task)
+    longest = stop_timeout(task)
+    until = bounded(status.last_execution + longest, longest, draft.now)
     if draft.now >= until:
         return False
     draft.wake(until)

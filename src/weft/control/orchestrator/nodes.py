@@ -28,7 +28,8 @@ def orphan_lost(draft: Draft) -> None:
         if node is None:
             draft.put(_orphaned(task, draft.now, "the node was removed"))
         elif is_down(node):
-            gone_at = node.status.since + ORPHANED_AFTER
+            # A time to come is no reason to give tasks up: it was stored before a clock was set back.
+            gone_at = min(node.status.since, draft.now) + ORPHANED_AFTER
             if draft.now >= gone_at:
                 draft.put(_orphaned(task, draft.now, "the node has been down for 24 hours"))
             else:

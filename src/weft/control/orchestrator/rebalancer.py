@@ -31,7 +31,7 @@ from weft.control.scheduler.start_order import awaited
 from weft.errors import InvalidArgument
 from weft.model.ids import NodeId
 from weft.model.labels import moves_at_once
-from weft.model.meta import SECOND, Nanoseconds
+from weft.model.meta import SECOND, Nanoseconds, bounded
 from weft.model.node import Node, NodeState
 from weft.model.service import ServiceSpec
 from weft.model.task import Task, TaskState
@@ -95,6 +95,7 @@ def _finish(draft: Draft) -> None:
         live = [task for task in tasks if task.is_live]
         if live and _has_no_room(live[-1]):
             give_up = (live[-1].meta.created_at or draft.now) + PATIENCE
+            give_up = bounded(give_up, PATIENCE, draft.now)
             if draft.now >= give_up:
                 draft.desire(live.pop(), TaskState.SHUTDOWN)
             else:
@@ -229,9 +230,10 @@ def _rests_until(draft: Draft, node: Node) -> Nanoseconds:
     task away."""
     lost = [task for task in draft.tasks.values() if task.node == node.id and not task.is_live]
     failures = sum(task.state in (TaskState.FAILED, TaskState.REJECTED) for task in lost)
-    steady = node.status.since + STEADY
+    steady = bounded(node.status.since + STEADY, STEADY, draft.now)
     given = max((task.meta.created_at or draft.now for task in lost), default=None)
-    return steady if given is None else max(steady, given + REST * min(max(failures, 1), LONGEST))
+    rest = REST * min(max(failures, 1), LONGEST)
+    return steady if given is None else max(steady, bounded(given + rest, rest, draft.now))
 
 
 def _move(draft: Draft, task: Task, node: Node) -> None:

@@ -15,7 +15,7 @@ import msgspec
 from weft.control.orchestrator import nodes
 from weft.control.orchestrator.draft import Draft, Slot, age, slot_of
 from weft.model.ids import TaskId
-from weft.model.meta import SECOND, Nanoseconds
+from weft.model.meta import APART, SECOND, Nanoseconds, bounded
 from weft.model.task import Task, TaskState
 
 OLD_TASK_TIMEOUT: Nanoseconds = 60 * SECOND
@@ -56,6 +56,7 @@ def _awaits_relief(draft: Draft, task: Task, slot: list[TaskId]) -> bool:
         return True
     relief = max(younger, key=age)
     until = (relief.meta.created_at or draft.now) + OLD_TASK_TIMEOUT
+    until = bounded(until, OLD_TASK_TIMEOUT, draft.now)
     if not relief.is_live or relief.state >= TaskState.RUNNING or draft.now >= until:
         return False
     draft.wake(until)
@@ -65,9 +66,12 @@ def _awaits_relief(draft: Draft, task: Task, slot: list[TaskId]) -> bool:
 def _is_awaited(draft: Draft, task: Task) -> bool:
     """The task ended before its time to run had come, for instance because it could not be
     prepared: its replacement waits until then."""
-    return (
-        task.state.is_terminal and task.desired <= TaskState.RUNNING and draft.now < task.restart_at
-    )
+    is_early = draft.now < _restarts_at(draft, task)
+    return task.state.is_terminal and task.desired <= TaskState.RUNNING and is_early
+
+
+def _restarts_at(draft: Draft, task: Task) -> Nanoseconds:
+    return bounded(task.restart_at, task.spec.restart.delay, draft.now)
 
 
 def _stop(draft: Draft, task: Task, leaving: bool) -> None:
@@ -119,7 +123,7 @@ def may_restart(draft: Draft, slot: Sequence[Task], task: Task) -> bool:
         # The delays between the attempts do not count: otherwise a window that is shorter than
         # `max_attempts` delays would never hold that many attempts, and restarts would never end.
         window = policy.window + policy.max_attempts * policy.delay
-        attempts = [t for t in attempts if t.meta.created_at > draft.now - window]
+        attempts = [t for t in attempts if -APART <= draft.now - t.meta.created_at < window]
     return len(attempts) < policy.max_attempts
 
 
@@ -138,10 +142,11 @@ def promote(draft: Draft) -> None:
     ]
     slots = draft.slots() if waiting else {}
     for task in waiting:
-        start = task.restart_at
+        start = _restarts_at(draft, task)
         ends = [stop_timeout(t) for t in slots[slot_of(task)] if is_stopping(draft, t)]
         if ends:
-            start = max(start, (task.meta.created_at or draft.now) + max(ends))
+            stopped = (task.meta.created_at or draft.now) + max(ends)
+            start = max(start, bounded(stopped, max(ends), draft.now))
         if draft.now >= start:
             draft.desire(task, TaskState.RUNNING)
         else:

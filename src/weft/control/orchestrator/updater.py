@@ -22,7 +22,7 @@ from weft.control.orchestrator.draft import Draft, Slot, age
 from weft.control.orchestrator.restart import is_filled
 from weft.control.orchestrator.way_back import obstacle
 from weft.errors import FailedPrecondition
-from weft.model.meta import Nanoseconds
+from weft.model.meta import Nanoseconds, bounded
 from weft.model.service import Service, ServiceSpec, UpdateConfig, UpdateState, UpdateStatus
 from weft.model.task import Task, TaskState
 
@@ -165,7 +165,8 @@ def _has_landed(draft: Draft, tasks: Sequence[Task], delay: Nanoseconds) -> bool
     ]
     if not ran:
         return False
-    since = min(task.started_at or task.status.timestamp for task in ran) + delay
+    began = min(task.witnessed(task.started_at or task.status.timestamp) for task in ran)
+    since = bounded(began + delay, delay, draft.now)
     if draft.now < since:
         draft.wake(since)
     return draft.now >= since
@@ -216,7 +217,10 @@ def _retry_at(draft: Draft, tasks: Sequence[Task]) -> Nanoseconds:
     ended = [
         t for t in tasks if t.spec_version == draft.service.spec_version and t.state.is_terminal
     ]
-    return ended[-1].status.timestamp + ended[-1].spec.restart.delay if ended else 0
+    if not ended:
+        return 0
+    failed, delay = ended[-1], ended[-1].spec.restart.delay
+    return bounded(failed.witnessed(failed.status.timestamp) + delay, delay, draft.now)
 
 
 # --- how it goes
@@ -268,7 +272,8 @@ def _has_failed(task: Task, config: UpdateConfig) -> bool:
 
 
 def _complete(draft: Draft, config: UpdateConfig, updated: Sequence[Task]) -> None:
-    watched_until = max((task.status.timestamp for task in updated), default=0) + config.monitor
+    latest = max((task.witnessed(task.status.timestamp) for task in updated), default=0)
+    watched_until = bounded(latest + config.monitor, config.monitor, draft.now)
     if updated and draft.now < watched_until:
         draft.wake(watched_until)
     elif _is_rolling_back(draft.service):

@@ -18,7 +18,7 @@ from weft.control.scheduler.ranking import FAILURE_WINDOW, MANY_FAILURES, Histor
 from weft.control.scheduler.start_order import awaited
 from weft.model.generic import GenericResource
 from weft.model.ids import NodeId, ServiceId
-from weft.model.meta import Nanoseconds
+from weft.model.meta import APART, Nanoseconds
 from weft.model.service import PublishedPort, TaskSpec
 from weft.model.state import MOST_CHANGES, Change, ClusterState, Decision, Put
 from weft.model.task import Task, TaskState, TaskStatus
@@ -87,7 +87,7 @@ def _histories(state: ClusterState, service: ServiceId, now: Nanoseconds) -> dic
             continue
         history = histories.setdefault(task.node, History())
         history.tasks += task.is_live
-        if task.status.timestamp > now - FAILURE_WINDOW:
+        if -APART <= now - task.witnessed(task.status.timestamp) < FAILURE_WINDOW:
             history.failures += _FAILURES.get(task.state, 0)
     return histories
 
