@@ -32,7 +32,7 @@ from weft.model.ids import NetworkId
 from weft.model.local_sandbox import BridgeEndpoint, LocalSandbox
 from weft.network import bridge_ipv6 as ipv6
 from weft.network import nft
-from weft.network.bridge_isolation import devices, forward_chain
+from weft.network.bridge_rules import Reach, devices, forward_chain, outward, translation
 from weft.network.desired import LocalPart
 from weft.network.fragments import links
 from weft.network.gateway import PORTS, PORTS_AT, SENDERS
@@ -59,7 +59,6 @@ from weft.network.ownership import (
     LOCAL_PORT_PREFIX,
     local_port,
 )
-from weft.network.render.services import PROTOCOLS
 from weft.network.sandbox import SYSCTLS, resolver
 
 DEFAULT_ROUTE = IPv4Network("0.0.0.0/0")
@@ -194,7 +193,10 @@ def rules(
         *ipv6.frame_rules(bridges),
         "drop",
     )
-    body = "\n".join((_guard(bridges), forward_chain(bridges), *_translation(), _outward(bridges)))
+    having = [Reach(network, network.subnet, network.gateway) for network in bridges]
+    published = translation("ip", (PUBLISHED, PUBLISHED_AT), LOCAL_FROM_OUTSIDE, LOCAL)
+    parts = (_guard(bridges), forward_chain(bridges), *published)
+    body = "\n".join((*parts, outward("ip", having, (LOOPBACK,))))
     senders = {"senders": _senders(places), **ipv6.senders(places, networks)}
     tables = {
         ("bridge", BRIDGE_TABLE): Table("bridge", BRIDGE_TABLE, frames, senders),
@@ -222,30 +224,6 @@ def _guard(bridges: Sequence[BridgeNetwork]) -> str:
     )
 
 
-def _translation() -> tuple[str, str]:
-    protocols = f"meta l4proto {{ {', '.join(PROTOCOLS)} }}"
-    targets = (
-        f"{protocols} dnat ip to ip daddr . meta l4proto . th dport map @{PUBLISHED_AT}",
-        f"{protocols} dnat ip to meta l4proto . th dport map @{PUBLISHED}",
-    )
-    return (
-        nft.base_chain(
-            "bridge-nat-in",
-            "nat",
-            "prerouting",
-            nft.DSTNAT,
-            *(f"{LOCAL_FROM_OUTSIDE} {target}" for target in targets),
-        ),
-        nft.base_chain(
-            "bridge-nat-out",
-            "nat",
-            "output",
-            nft.DSTNAT,
-            *(f"{LOCAL} {target}" for target in targets),
-        ),
-    )
-
-
 def into_mesh(bridges: Sequence[BridgeNetwork], data_path: IPv4Address) -> Namespace:
     """For containers that call a port of the mesh: other hosts know only this host's address, and
     the mesh's leg has none. In a table of its own, so that entering and leaving a swarm changes no
@@ -260,28 +238,6 @@ def into_mesh(bridges: Sequence[BridgeNetwork], data_path: IPv4Address) -> Names
     )
     table = Table("ip", BRIDGE_MESH_TABLE, chain)
     return Namespace(name=HOST, tables={("ip", BRIDGE_MESH_TABLE): table})
-
-
-def _outward(bridges: Sequence[BridgeNetwork]) -> str:
-    subnets = ", ".join(str(network.subnet) for network in bridges)
-    inward = [
-        f'oifname "{n.device}" ct status dnat ip saddr {{ {LOOPBACK}, {subnets} }} snat ip to'
-        f" {n.gateway}"
-        for n in bridges
-    ]
-    outward = [
-        f'oifname != {{ "{n.device}", "{INGRESS_LEG}" }} ip saddr {n.subnet} masquerade'
-        for n in bridges
-        if n.spec.masquerades and not n.spec.internal
-    ]
-    return nft.base_chain(
-        "bridge-nat-post",
-        "nat",
-        "postrouting",
-        nft.SRCNAT,
-        *inward,
-        *outward,
-    )
 
 
 def _ports(

@@ -28,8 +28,7 @@ from weft.model.bridge_network import BridgeNetwork
 from weft.model.host_ports import ANY_IPV6, HostPort, HostPorts
 from weft.model.ids import NetworkId
 from weft.model.local_sandbox import BridgeEndpoint, LocalSandbox
-from weft.network import nft
-from weft.network.bridge_isolation import forward_chain
+from weft.network.bridge_rules import Reach, forward_chain, outward, translation
 from weft.network.kernel_state import (
     HOST,
     ElementSet,
@@ -40,8 +39,7 @@ from weft.network.kernel_state import (
     SetType,
     Table,
 )
-from weft.network.ownership import BRIDGE_TABLE, INGRESS_LEG
-from weft.network.render.services import PROTOCOLS
+from weft.network.ownership import BRIDGE_TABLE
 
 DEFAULT_ROUTE = IPv6Network("::/0")
 PUBLISHED, PUBLISHED_AT = "bridge-ports-ipv6", "bridge-ports-ipv6-at"
@@ -121,8 +119,12 @@ def way_out(place: LocalSandbox, networks: Networks) -> Iterator[Namespace]:
 # --- the host's rules
 
 
-def _having(bridges: Sequence[BridgeNetwork]) -> list[tuple[BridgeNetwork, IPv6Network]]:
-    return [(each, each.ipv6_subnet) for each in bridges if each.ipv6_subnet is not None]
+def _having(bridges: Sequence[BridgeNetwork]) -> list[Reach]:
+    return [
+        Reach(each, each.ipv6_subnet, each.ipv6_gateway)
+        for each in bridges
+        if each.ipv6_subnet is not None and each.ipv6_gateway is not None
+    ]
 
 
 def frame_rules(bridges: Sequence[BridgeNetwork]) -> tuple[str, ...]:
@@ -158,41 +160,12 @@ def tables(
     having = _having(bridges)
     if not having:
         return {}
-    body = "\n".join(
-        (forward_chain([network for network, _ in having]), *_translation(), _outward(having))
-    )
+    published = translation("ip6", (PUBLISHED, PUBLISHED_AT), _LOCAL, _LOCAL)
+    passing = forward_chain([reach.network for reach in having])
+    body = "\n".join((passing, *published, outward("ip6", having)))
     networks = {network.id: network for network in bridges}
     table = Table("ip6", BRIDGE_TABLE, body, _ports(places, networks, own))
     return {("ip6", BRIDGE_TABLE): table}
-
-
-def _translation() -> tuple[str, str]:
-    protocols = f"meta l4proto {{ {', '.join(PROTOCOLS)} }}"
-    targets = (
-        f"{protocols} dnat ip6 to ip6 daddr . meta l4proto . th dport map @{PUBLISHED_AT}",
-        f"{protocols} dnat ip6 to meta l4proto . th dport map @{PUBLISHED}",
-    )
-    rules = [f"{_LOCAL} {target}" for target in targets]
-    return (
-        nft.base_chain("bridge-nat-in", "nat", "prerouting", nft.DSTNAT, *rules),
-        nft.base_chain("bridge-nat-out", "nat", "output", nft.DSTNAT, *rules),
-    )
-
-
-def _outward(having: Sequence[tuple[BridgeNetwork, IPv6Network]]) -> str:
-    """A container that calls a published port gets the bridge's address, as in `bridge.py`."""
-    subnets = ", ".join(str(subnet) for _, subnet in having)
-    inward = [
-        f'oifname "{n.device}" ct status dnat ip6 saddr {{ {subnets} }} snat ip6 to'
-        f" {n.ipv6_gateway}"
-        for n, _ in having
-    ]
-    outward = [
-        f'oifname != {{ "{n.device}", "{INGRESS_LEG}" }} ip6 saddr {subnet} masquerade'
-        for n, subnet in having
-        if n.spec.masquerades and not n.spec.internal
-    ]
-    return nft.base_chain("bridge-nat-post", "nat", "postrouting", nft.SRCNAT, *inward, *outward)
 
 
 def _ports(
