@@ -21,6 +21,16 @@ SERVICE_LABEL = "com.docker.swarm.service.id"
 """Labels of a task's container."""
 
 
+def place_of(name: str, id: str) -> str:
+    """`webapp.1` of the container `webapp.1.<id>`; a plain container's name as it is."""
+    return name.removesuffix(f".{id}")
+
+
+def service_of(place: str) -> str:
+    """`webapp` of `webapp.1`."""
+    return place.rpartition(".")[0]
+
+
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
     id: WorkloadId
     """Also the id of the workload's endpoints on each of its networks, but for `endpoints`."""
@@ -47,6 +57,16 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     is_closed: bool = False
     """Whether its stop signal comes next: its container takes no new connections by the mesh, and
     refuses none on its overlays."""
+
+    @property
+    def place(self) -> str:
+        """`webapp.1`; the name of a plain container."""
+        return place_of(self.name, self.id)
+
+    @property
+    def service(self) -> str:
+        """The name of a task's service; empty for a plain container."""
+        return service_of(self.place) if TASK_LABEL in self.labels else ""
 
     def endpoint(self, network: NetworkId) -> str:
         """The id of the workload's endpoint on the network."""

@@ -9,7 +9,7 @@ from weft.model.assignment import EndpointRecord, NetworkView, Overlays
 from weft.model.flows import Party, Sides, Tracked
 from weft.model.local_network import LocalNetwork
 from weft.model.sandbox import NodeFacts
-from weft.model.workload import TASK_LABEL, Resident
+from weft.model.workload import TASK_LABEL, Resident, place_of, service_of
 from weft.network.kernel_state import HOST
 
 Parties = Mapping[IPv4Address, Party]
@@ -26,7 +26,7 @@ class FlowPlace(NamedTuple):
 def places(residents: Iterable[Resident], containers: Mapping[str, str]) -> list[FlowPlace]:
     """`containers`: namespaces of this node's own containers, with their names. The namespaces of
     load balancers are left out: only Weft's own probes begin or end there."""
-    found = {sandbox.key: _place_of(workload.name, workload.id) for sandbox, workload in residents}
+    found = {sandbox.key: workload.place for sandbox, workload in residents}
     found |= containers
     return [FlowPlace(HOST, HOST), *(FlowPlace(*each) for each in found.items())]
 
@@ -44,13 +44,11 @@ def parties(
     for network in networks:
         found.update(_of_local(network, facts))
     for sandbox, workload in residents:
-        is_task = TASK_LABEL in workload.labels
-        name = _place_of(workload.name, workload.id)
         found[sandbox.gateway.ip] = Party(
             str(sandbox.gateway.ip),
-            "task" if is_task else "container",
-            name,
-            name.rpartition(".")[0] if is_task else "",
+            "task" if TASK_LABEL in workload.labels else "container",
+            workload.place,
+            workload.service,
             is_local=True,
         )
     for view in overlays.networks.values():
@@ -101,8 +99,8 @@ def _of_endpoint(endpoint: EndpointRecord) -> Party:
         return Party(address, "node", endpoint.node)
     if endpoint.service is None:
         return Party(address, "container", endpoint.name)
-    name = _place_of(endpoint.name, endpoint.task)
-    return Party(address, "task", name, name.rpartition(".")[0])
+    name = place_of(endpoint.name, endpoint.task)
+    return Party(address, "task", name, service_of(name))
 
 
 def _of_local(network: LocalNetwork, facts: NodeFacts) -> Iterator[tuple[IPv4Address, Party]]:
@@ -113,8 +111,3 @@ def _of_local(network: LocalNetwork, facts: NodeFacts) -> Iterator[tuple[IPv4Add
     for endpoint in network.endpoints:
         address = endpoint.address.ip
         yield address, Party(str(address), "container", endpoint.name, is_local=True)
-
-
-def _place_of(name: str, id: str) -> str:
-    """`webapp.1` of `webapp.1.<id>`."""
-    return name.removesuffix(f".{id}")

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from weft.model.assignment import Overlays
 from weft.model.ids import ContainerId
-from weft.model.workload import TASK_LABEL, Resident
+from weft.model.workload import Resident
 
 LOOPBACK = "lo"
 
@@ -28,11 +28,9 @@ def readings(overlays: Overlays, residents: Iterable[Resident]) -> list[Reading]
 
 def _reading(overlays: Overlays, resident: Resident) -> Reading:
     sandbox, workload = resident
-    name = workload.name.removesuffix(f".{workload.id}")
     devices: dict[str, Literal["mesh", "overlay"]] = {}
     for place, attachment in enumerate(workload.attachments):
         view = overlays.networks.get(attachment.network)
         is_mesh = view is not None and view.definition.ingress
         devices[sandbox.interface(attachment.network, place)] = "mesh" if is_mesh else "overlay"
-    service = name.rpartition(".")[0] if TASK_LABEL in workload.labels else ""
-    return Reading(sandbox.key, name, service, sandbox.container, devices)
+    return Reading(sandbox.key, workload.place, workload.service, sandbox.container, devices)

@@ -32,11 +32,10 @@ def vantages(
     """The containers' interfaces first, then the tunnels, then the wire."""
     here = [resident for resident in residents if _concerns(resident, wanted)]
     for sandbox, workload in here:
-        name = workload.name.removesuffix(f".{workload.id}")
         for place, attachment in enumerate(workload.attachments):
             if wanted.network in (None, attachment.network) and attachment.network in sandbox.ports:
                 device = sandbox.interface(attachment.network, place)
-                yield Vantage(f"{name}/{device}", sandbox.key, device)
+                yield Vantage(f"{workload.place}/{device}", sandbox.key, device)
     view = overlays.networks.get(wanted.network) if wanted.network is not None else None
     if view is not None and here:
         for i in range(len(view.definition.segments)):
