@@ -18,6 +18,7 @@ from weft.model.flows import TrackedTable
 from weft.model.meta import Nanoseconds
 from weft.model.top import TcpCounts
 from weft.network.flows import Stale
+from weft.network.kernel_state import HOST
 from weft.runtime.base import Images, Runtime, Volumes
 
 NAMESPACES = Path("/run/docker/netns")
@@ -221,6 +222,10 @@ class NetworkAdapters:
     """Names of the host's interfaces that are not Weft's."""
     records: Path | None = None
     """A directory for the node's own networks, which survives a reboot; None: nothing is kept."""
+
+    def file(self, namespace: str) -> Path | None:
+        """The file of a namespace; None for the host's."""
+        return self.namespaces / namespace if namespace != HOST else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,6 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
-from pathlib import Path
 
 import msgspec
 
@@ -38,7 +37,6 @@ from weft.model.service import PublishedPort
 from weft.model.trace import Asked, Entry, Flow, FromProcess, Passage
 from weft.model.workload import Resident, Workload
 from weft.network.desired import SwarmPart
-from weft.network.kernel_state import HOST
 from weft.network.ownership import ESP_SANDBOX, overlay_namespace
 from weft.network.parties import FlowPlace, Parties, parties, places
 from weft.network.readings import Reading, readings
@@ -193,7 +191,7 @@ class Networking:
             device = adapters.uplink(self.facts.data_path_address)
             program = wire_filter(self._overlays.data_path_port)
             return await adapters.open_tap(None, device, program, memory)
-        path = adapters.namespaces / vantage.namespace
+        path = adapters.file(vantage.namespace)
         return await adapters.open_tap(path, vantage.device, program, memory)
 
     # --- connections
@@ -216,15 +214,12 @@ class Networking:
     async def read_connections(self, place: FlowPlace, most: int) -> TrackedTable:
         """Raises `OperationFailed`."""
         adapters = self._engine.adapters.network
-        return await adapters.read_connections(self._file(place.namespace), most)
+        return await adapters.read_connections(adapters.file(place.namespace), most)
 
     async def watch_connections(self, place: FlowPlace) -> ConnectionWatch:
         """Raises `OperationFailed`."""
         adapters = self._engine.adapters.network
-        return await adapters.watch_connections(self._file(place.namespace))
-
-    def _file(self, namespace: str) -> Path | None:
-        return self._engine.adapters.network.namespaces / namespace if namespace != HOST else None
+        return await adapters.watch_connections(adapters.file(place.namespace))
 
     # --- counters
 

@@ -12,7 +12,6 @@ from weft.errors import WeftError
 from weft.linux.base import PacketTap
 from weft.model.meta import Nanoseconds
 from weft.model.probe import Departure, Mark, Sighting, Spot
-from weft.network.kernel_state import HOST
 from weft.network.probe_packet import marked_filter, packets, sightings
 from weft.system.supervision import cancelled
 
@@ -28,9 +27,7 @@ async def send(
     adapters: NetworkAdapters, clock: Callable[[], Nanoseconds], mark: Mark, departure: Departure
 ) -> Nanoseconds:
     """When the first packet was sent. Raises `OperationFailed` if the kernel refuses it."""
-    space = departure.namespace
-    path = adapters.namespaces / space if space != HOST else None
-    sending = await adapters.open_sender(path)
+    sending = await adapters.open_sender(adapters.file(departure.namespace))
     try:
         sent = clock()
         for packet in packets(mark, departure):
@@ -50,7 +47,7 @@ async def watch(
     failures = []
     try:
         for place, spot in enumerate(spots[:MOST_SPOTS]):
-            path = adapters.namespaces / spot.namespace if spot.namespace != HOST else None
+            path = adapters.file(spot.namespace)
             try:
                 tap = await adapters.open_tap(path, spot.device, marked_filter(mark), MEMORY)
             except WeftError as cause:
