@@ -2,12 +2,12 @@
 come and go."""
 
 import asyncio
-import functools
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from ipaddress import IPv4Address
 
 import pytest
 
+from tests.support.frames import Frames, on_a_loop
 from weft.engine import flows
 from weft.engine.flows import Flows
 from weft.errors import OperationFailed
@@ -87,14 +87,6 @@ def patient(monkeypatch: pytest.MonkeyPatch, quick: None) -> None:
     monkeypatch.setattr(flows, "PAUSE", 1e9)
 
 
-def on_a_loop(test: Callable[[], Coroutine[None, None, None]]) -> Callable[[], None]:
-    @functools.wraps(test)
-    def run() -> None:
-        asyncio.run(test())
-
-    return run
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flows, "LOOK", 0.01)
@@ -109,23 +101,8 @@ def ports(*frames: FlowsFrame) -> list[int]:
     return [seen.asked.source_port for frame in frames for seen in frame.seen]
 
 
-class Run:
-    def __init__(self, node: Node) -> None:
-        self.frames = Flows(node, lambda: 7, follow=True).frames()
-
-    async def until(self, wanted: str) -> FlowsFrame:
-        """The next frame with something in that field."""
-        async with asyncio.timeout(60):
-            while True:
-                frame = await anext(self.frames)
-                if getattr(frame, wanted):
-                    return frame
-
-    async def __aenter__(self) -> "Run":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.frames.aclose()
+def run(node: Node) -> Frames[FlowsFrame]:
+    return Frames(Flows(node, lambda: 7, follow=True).frames(), 60)
 
 
 @on_a_loop
@@ -171,11 +148,11 @@ async def test_no_more_than_a_limit_is_read_and_that_is_said() -> None:
 @on_a_loop
 async def test_changes_are_told_as_they_come() -> None:
     node = Node(box=[tracked(1)])
-    async with Run(node) as run:
-        assert ports(await run.until("seen")) == [1]
+    async with run(node) as running:
+        assert ports(await running.until("seen")) == [1]
         changes = [TrackedChange(tracked(2), False), TrackedChange(tracked(1), True)]
         node.watches[BOX][0].changes.put_nowait(changes)
-        frame = await run.until("seen")
+        frame = await running.until("seen")
         assert [(s.asked.source_port, s.ended) for s in frame.seen] == [(2, False), (1, True)]
         assert not frame.is_table
     assert node.open == 0
@@ -184,30 +161,30 @@ async def test_changes_are_told_as_they_come() -> None:
 @on_a_loop
 async def test_places_come_and_go() -> None:
     node = Node()
-    async with Run(node) as run:
-        (number, name) = (await run.until("opened")).opened[0]
+    async with run(node) as running:
+        (number, name) = (await running.until("opened")).opened[0]
         assert name == "app.1"
         del node.tables[BOX]
-        assert (await run.until("closed")).closed == (number,)
+        assert (await running.until("closed")).closed == (number,)
         assert node.open == 1
         node.watches[THERE][0].changes.put_nowait(OperationFailed("gone"))
-        assert (await run.until("closed")).closed
-        assert (await run.until("opened")).opened[0][1] == HOST
+        assert (await running.until("closed")).closed
+        assert (await running.until("opened")).opened[0][1] == HOST
     assert node.open == 0
 
 
 @on_a_loop
 async def test_a_table_is_read_again_when_changes_were_lost() -> None:
     node = Node(box=[tracked(1)])
-    async with Run(node) as run:
-        (before, _) = (await run.until("opened")).opened[0]
-        await run.until("seen")
+    async with run(node) as running:
+        (before, _) = (await running.until("opened")).opened[0]
+        await running.until("seen")
         node.tables[BOX] = [tracked(1), tracked(2)]
         node.watches[BOX][0].changes.put_nowait(None)
-        frame = await run.until("seen")
+        frame = await running.until("seen")
         assert ports(frame) == [1, 2]
         assert frame.seen[0].place != before
-        frame = await run.until("closed")
+        frame = await running.until("closed")
         assert (frame.closed, frame.lost) == ((before,), 1)
     assert node.open == 0
 
@@ -215,9 +192,9 @@ async def test_a_table_is_read_again_when_changes_were_lost() -> None:
 @on_a_loop
 async def test_nothing_is_read_while_nothing_is_taken() -> None:
     node = Node()
-    async with Run(node) as run:
-        await run.until("opened")
-        await run.until("opened")
+    async with run(node) as running:
+        await running.until("opened")
+        await running.until("opened")
         many = [TrackedChange(tracked(1), False)] * 5000
         for _ in range(20):
             node.watches[BOX][0].changes.put_nowait(many)
@@ -230,24 +207,24 @@ async def test_nothing_is_read_while_nothing_is_taken() -> None:
 async def test_a_place_that_cannot_be_watched_is_named_once_and_tried_again() -> None:
     node = Node()
     node.refused[BOX] = "no such thing"
-    async with Run(node) as run:
-        assert (await run.until("failed")).failed == ("app.1: no such thing",)
-        await run.until("opened")
+    async with run(node) as running:
+        assert (await running.until("failed")).failed == ("app.1: no such thing",)
+        await running.until("opened")
         del node.refused[BOX]
-        assert (await run.until("opened")).opened[0][1] == "app.1"
+        assert (await running.until("opened")).opened[0][1] == "app.1"
 
 
 @pytest.mark.usefixtures("patient")
 @on_a_loop
 async def test_nobody_listens_for_a_while_where_changes_were_lost() -> None:
     node = Node(box=[tracked(1)])
-    async with Run(node) as run:
-        await run.until("seen")
-        await run.until("opened")
+    async with run(node) as running:
+        await running.until("seen")
+        await running.until("opened")
         reads = node.reads
         node.watches[BOX][0].changes.put_nowait(None)
         node.watches[THERE][0].changes.put_nowait([TrackedChange(tracked(2), False)])
-        assert ports(await run.until("seen")) == [2]
+        assert ports(await running.until("seen")) == [2]
         assert node.watches[BOX][0].is_closed
         assert (node.reads, node.open) == (reads, 1)
     assert node.open == 0

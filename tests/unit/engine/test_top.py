@@ -1,16 +1,15 @@
 """One node's part of `weft top`: which counters belong to what, and what is told when some cannot be
 read."""
 
-import asyncio
-import functools
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.support.frames import on_a_loop
 from tests.support.swarms import Swarm
 from weft.engine import top
 from weft.engine.top import Top
@@ -82,14 +81,6 @@ class Node:
 
     async def frames(self) -> list[TopFrame]:
         return [frame async for frame in self.top().frames()]
-
-
-def on_a_loop(test: Callable[[], Coroutine[None, None, None]]) -> Callable[[], None]:
-    @functools.wraps(test)
-    def run() -> None:
-        asyncio.run(test())
-
-    return run
 
 
 @pytest.fixture(autouse=True)
