@@ -1,19 +1,19 @@
 """The packets of a network, service or task, from all its nodes, for `weft capture`.
 
-The answer is a sequence of `CaptureEvent`, each with its length before it (`model/capture.py`). It
-ends when what is watched is removed, or the client goes."""
+The answer is a sequence of `CaptureEvent` (`model/event_stream.py`). It ends when what is watched is
+removed, or the client goes."""
 
-from contextlib import aclosing, suppress
+from contextlib import suppress
 
 import msgspec
 from aiohttp import web
 
 from weft.api.call import Call
+from weft.api.event_stream import told
 from weft.api.schema.capture import CaptureWire
-from weft.api.streams import streamed
 from weft.errors import InvalidArgument, NotFound
 from weft.model import lookup
-from weft.model.capture import LENGTH, CaptureEvent, CaptureFailed, CaptureWanted
+from weft.model.capture import CaptureFailed, CaptureWanted
 from weft.model.state import ClusterState
 from weft.model.task import TaskState
 
@@ -25,15 +25,7 @@ async def capture(call: Call) -> web.StreamResponse:
     wanted = msgspec.structs.replace(
         find(call.swarm.state, wire.name), wire=wire.underlay, filter=wire.filter
     )
-    async with (
-        aclosing(call.swarm.capture(wanted)) as events,
-        streamed(
-            call.request, CONTENT_TYPE, lambda text: _encoded(CaptureFailed(text))
-        ) as response,
-    ):
-        async for event in events:
-            await response.write(_encoded(event))
-    return response.response
+    return await told(call.request, CONTENT_TYPE, call.swarm.capture(wanted), CaptureFailed)
 
 
 def find(state: ClusterState, reference: str) -> CaptureWanted:
@@ -72,8 +64,3 @@ def _task(state: ClusterState, reference: str) -> CaptureWanted:
 
 
 KINDS = {"network": _network, "service": _service, "task": _task}
-
-
-def _encoded(event: CaptureEvent) -> bytes:
-    data = msgspec.msgpack.encode(event)
-    return LENGTH.pack(len(data)) + data

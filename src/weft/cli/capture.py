@@ -1,8 +1,6 @@
 """`weft capture`: the packets of a network, service or task, from all its nodes, through the API of
 a manager."""
 
-import http.client
-import os
 import signal
 import sys
 import time
@@ -14,18 +12,17 @@ from types import FrameType
 from typing import Generic, Protocol, TypeVar
 
 import click
-import msgspec
 
 from weft import VERSION
 from weft.api.client import Api
+from weft.cli.event_stream import enough, received
 from weft.cli.keys import socket_path
-from weft.errors import OperationFailed, Unavailable, cause_of
+from weft.errors import OperationFailed, cause_of
 from weft.lens.capture.filters import compiled
 from weft.lens.capture.lines import Seen, line, read
 from weft.lens.capture.order import Order, Timed
 from weft.lens.capture.pcapng import Writer
 from weft.model.capture import (
-    LENGTH,
     MAX_PACKET,
     CaptureEvent,
     CaptureFailed,
@@ -166,16 +163,6 @@ class Session(Generic[T]):
         click.echo(f"weft: {self._taken} packets", err=True)
 
 
-def events(answer: http.client.HTTPResponse) -> Iterator[CaptureEvent]:
-    """Raises `Unavailable` if the connection is lost."""
-    decoder = msgspec.msgpack.Decoder(CaptureEvent)
-    try:
-        while head := answer.read(LENGTH.size):
-            yield decoder.decode(answer.read(LENGTH.unpack(head)[0]))
-    except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
-        raise Unavailable(f"the capture was cut off: {error}") from error
-
-
 @click.command("capture")
 @click.argument("name", metavar="NETWORK|SERVICE|TASK")
 @click.option("-w", "--write", "path", metavar="FILE", help="Write pcapng; - is standard output.")
@@ -199,13 +186,12 @@ def command(
     body = {"Name": name, "Underlay": underlay, "Filter": compiled(expression, snaplen)}
     with ExitStack() as opened:
         answer = opened.enter_context(closing(Api(socket_path(), 30).stream("/weft/capture", body)))
-        try:
+        events = received(answer, CaptureEvent, "the capture")
+        with enough():
             if path is None:
-                Session(Lines(), count).run(events(answer))
+                Session(Lines(), count).run(events)
             else:
-                Session(_file(path, snaplen, opened), count).run(events(answer))
-        except BrokenPipeError:  # the reader of standard output has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                Session(_file(path, snaplen, opened), count).run(events)
 
 
 def _file(path: str, snaplen: int, opened: ExitStack) -> Writer:

@@ -1,10 +1,8 @@
 """`weft flows`: who talks to whom, through the API of a manager."""
 
 import json
-import os
 import queue
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -13,6 +11,7 @@ import click
 
 from weft.api.client import Api
 from weft.cli import looking
+from weft.cli.event_stream import enough
 from weft.cli.keys import socket_path
 from weft.errors import WeftError
 from weft.lens.flows.changes import Change, Changes
@@ -98,13 +97,11 @@ def command(follow: bool, service: str, each: bool, as_json_: bool) -> None:
     """
     body = {"Service": service, "Follow": follow}
     with closing(Api(socket_path(), 30).stream("/weft/flows", body)) as answer:
-        try:
+        with enough():
             if follow:
                 _follow(looking.events(answer), as_json_)
             else:
                 _once(looking.events(answer), each, as_json_)
-        except BrokenPipeError:  # the reader of standard output has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _once(events: Iterator[LookEvent], each: bool, as_json_: bool) -> None:
@@ -131,30 +128,19 @@ def _once(events: Iterator[LookEvent], each: bool, as_json_: bool) -> None:
 def _follow(events: Iterator[LookEvent], as_json_: bool) -> None:
     changes = Changes()
     reader = Reader(lambda node, frame: changes.take(node, frame, time.monotonic()))
-    waiting: queue.Queue[LookEvent | None] = queue.Queue(WAITING)
-    failures: list[WeftError] = []
-
-    def pump() -> None:
-        try:
-            for event in events:
-                waiting.put(event)
-        except WeftError as error:
-            failures.append(error)
-        waiting.put(None)
-
-    threading.Thread(target=pump, daemon=True).start()
+    waiting = looking.in_background(events, WAITING)
     while True:
         with suppress(queue.Empty):
             event = waiting.get(timeout=changes.pause(time.monotonic()))
             if event is None:
-                break
+                return
+            if isinstance(event, WeftError):
+                raise event
             reader.read(event)
         for change in changes.due(time.monotonic()):
             if reader.wants(change.connection):
                 click.echo(_line(change, reader.names, as_json_))
         sys.stdout.flush()
-    if failures:
-        raise failures[0]
 
 
 def _line(change: Change, names: Names, as_json_: bool) -> str:

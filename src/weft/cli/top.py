@@ -2,7 +2,6 @@
 
 import json
 import queue
-import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
 
@@ -130,16 +129,7 @@ def command(
 
 
 def _live(events: Iterator[LookEvent], table: Table) -> None:
-    waiting: queue.Queue[LookEvent | WeftError] = queue.Queue(WAITING)
-
-    def pump() -> None:
-        try:
-            for event in events:
-                waiting.put(event)
-        except WeftError as error:
-            waiting.put(error)
-
-    threading.Thread(target=pump, daemon=True).start()
+    waiting = looking.in_background(events, WAITING)
     with terminal.screen() as screen:
         drawn: list[str] = []
         while not screen.is_over:
@@ -155,11 +145,12 @@ def _live(events: Iterator[LookEvent], table: Table) -> None:
                 drawn = wanted
 
 
-def _waiting(events: "queue.Queue[LookEvent | WeftError]") -> Iterator[LookEvent]:
+def _waiting(events: looking.Waiting) -> Iterator[LookEvent]:
     """What has come. Raises the error that ends it."""
     with suppress(queue.Empty):
         while True:
             event = events.get_nowait()
             if isinstance(event, WeftError):
                 raise event
-            yield event
+            if event is not None:
+                yield event

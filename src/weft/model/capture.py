@@ -88,10 +88,6 @@ class CaptureFailed(msgspec.Struct, frozen=True, tag=True):
 
 
 CaptureEvent = CaptureNames | NodePackets | NodeGone | CaptureFailed
-LENGTH = struct.Struct(">I")
-"""Precedes each event in the API's answer; the event is MessagePack."""
-
-
 Record = tuple[Nanoseconds, int, int, bytes]
 """Of a packet: its time, bytes on the wire, 1 if it was sent, and its first bytes. No class of its
 own: there are hundreds of thousands a second."""
